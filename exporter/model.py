@@ -1,0 +1,218 @@
+"""The values that travel down the line: families, samples, watches, readings, snapshots.
+
+Standard library only; nothing here does I/O or knows a metric's name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal, Protocol, get_args
+
+Kind = Literal["gauge", "counter", "histogram", "info"]
+
+Reason = Literal[
+    "dns", "refused", "unreachable", "reset", "tls", "connect_timeout", "timeout", "forbidden_host", "http_4xx",
+    "http_5xx", "redirect", "too_large", "decode", "malformed", "unavailable", "bug",
+]  # fmt: skip
+"""Why a reading failed. A fixed vocabulary, so that it may stand in a label; never an exception's text."""
+REASONS: tuple[Reason, ...] = get_args(Reason)
+
+
+@dataclass(frozen=True, slots=True)
+class Distribution:
+    """A histogram's state: cumulative `counts`, one per bucket of its family and one more for +Inf; `total` is the
+    sum of what was observed, in the family's unit."""
+
+    counts: tuple[int, ...]
+    total: float
+
+
+Value = float | Distribution
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Family:
+    """One metric family, declared only in `catalog.py`.
+
+    `name` is the name as a query writes it (counters end in `_total`, infos in `_info`). Calling a family makes a
+    sample; wrong or missing labels raise TypeError, where prometheus_client would silently drop them.
+    """
+
+    name: str
+    kind: Kind
+    help: str
+    labels: tuple[str, ...] = ()
+    unit: str = ""
+    buckets: tuple[float, ...] = ()
+    _label_set: frozenset[str] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_label_set", frozenset(self.labels))
+
+    def __call__(self, value: Value, /, **labels: str) -> Sample:
+        if labels.keys() != self._label_set:
+            raise TypeError(f"{self.name} takes labels {sorted(self._label_set)}, got {sorted(labels)}")
+        return Sample(self, tuple([labels[name] for name in self.labels]), value)
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One series' value; `labels` are the values in the order of `family.labels`."""
+
+    family: Family
+    labels: tuple[str, ...]
+    value: Value
+
+
+class Failed(Exception):
+    """A source could not see all of its target. Carries the reason and the samples that are right nevertheless."""
+
+    def __init__(self, reason: Reason, samples: Iterable[Sample] = ()) -> None:
+        super().__init__(reason)
+        self.reason: Reason = reason
+        self.samples = tuple(samples)
+
+
+class Source(Protocol):
+    """One vantage point on one target. The whole extension point."""
+
+    async def collect(self) -> Iterable[Sample]:
+        """Look once. Raises `Failed` when the target could not be seen, or not wholly."""
+
+    async def aclose(self) -> None:
+        """Let go of connections and tasks. Called once, after the last collect."""
+
+
+class Secret:
+    """A string that never shows itself: `reveal()` gives it, everything else prints `<secret>`."""
+
+    __slots__ = ("_value",)
+
+    def __init__(self, value: str) -> None:
+        self._value = value
+
+    def reveal(self) -> str:
+        return self._value
+
+    def __repr__(self) -> str:
+        return "<secret>"
+
+    __str__ = __repr__
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Secret) and other._value == self._value
+
+    def __hash__(self) -> int:
+        return hash((Secret, self._value))
+
+    def __reduce__(self) -> str | tuple[object, ...]:
+        raise TypeError("a Secret is not to be pickled or copied out of the process")
+
+
+@dataclass(frozen=True, slots=True)
+class PinnedFile:
+    """A certificate or key file as it was when the configuration was read. `digest` makes a rotated file a different
+    value, so that a reload replaces exactly the connections that used it."""
+
+    path: str
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """How to reach one Ollama server. `url` has no trailing slash, no user and no password. Times in seconds."""
+
+    url: str
+    timeout: float = 5.0
+    connect_timeout: float = 2.0
+    host: str = ""
+    headers: tuple[tuple[str, Secret], ...] = ()
+    bearer: Secret | None = None
+    basic: tuple[str, Secret] | None = None
+    ca: PinnedFile | None = None
+    certificate: PinnedFile | None = None
+    key: PinnedFile | None = None
+    insecure: bool = False
+    proxy: Secret | None = None
+
+
+CanaryMode = Literal["off", "loaded", "always"]
+
+
+@dataclass(frozen=True, slots=True)
+class ApiSettings:
+    """`inventory_every`: seconds between two looks at /api/tags. `models_max`: cap on the values of the label `model`."""
+
+    endpoint: Endpoint
+    inventory_every: float = 300.0
+    models_max: int = 200
+
+
+@dataclass(frozen=True, slots=True)
+class CanarySettings:
+    """`every`: least seconds between two canaries on one model; `timeout`: how long one may wait for its answer;
+    `mode`: for every model that is not named in `models`."""
+
+    endpoint: Endpoint
+    every: float = 60.0
+    timeout: float = 600.0
+    mode: CanaryMode = "loaded"
+    models: tuple[tuple[str, CanaryMode], ...] = ()
+    models_max: int = 200
+
+
+@dataclass(frozen=True, slots=True)
+class HostSettings:
+    """`name` is the value of the label `host`; `models_dir` the model store, found by itself when empty."""
+
+    name: str
+    models_dir: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Watch:
+    """Look at this server through this source, this often, within this time (both in seconds).
+
+    Compared by value: a plan is a set of watches, a reload is set arithmetic. `server` is empty for what is not about a
+    member of the fleet (the host, the exporter itself). `settings` is the source's own frozen value.
+    """
+
+    server: str
+    source: str
+    every: float
+    within: float
+    settings: Hashable = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Reading:
+    """What was seen through one watch: samples, or a failure with its reason and the samples that hold all the same.
+
+    `at` is the Unix time at which it was complete, `took` its duration in seconds. `failures` counts this watch's
+    failed readings so far, by reason; `succeeded_at` is the Unix time of the last reading without failure.
+    """
+
+    watch: Watch
+    at: float
+    took: float
+    samples: tuple[Sample, ...] = ()
+    failure: Reason | None = None
+    failures: Mapping[Reason, int] = field(default_factory=dict)
+    succeeded_at: float | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Entry:
+    """A reading beside its text: per family, the ready lines of the page (UTF-8), and how many series they are."""
+
+    reading: Reading
+    text: Mapping[Family, bytes]
+    series: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Snapshot:
+    """All current readings, in the order of the plan. Replaced whole, never changed."""
+
+    entries: Mapping[Watch, Entry] = field(default_factory=dict)
