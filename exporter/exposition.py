@@ -1,0 +1,118 @@
+"""Snapshot -> text. A reading becomes text once, when it arrives (`encode`); a page is a join (`render`).
+
+The text is, byte for byte, what prometheus_client's own writers give for the same samples; a test holds it to that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from functools import cache
+from typing import cast
+
+from prometheus_client import utils
+
+from exporter import catalog
+from exporter.model import Distribution, Entry, Family, Reading, Sample, Snapshot
+
+
+def encode(reading: Reading) -> Entry:
+    """The reading with its lines, grouped by family, and what follows from the reading itself (`vitals`)."""
+    lines: dict[Family, list[str]] = {}
+    for sample in (*reading.samples, *vitals(reading)):
+        lines.setdefault(sample.family, []).extend(_lines(sample))
+    series = sum(map(len, lines.values()))
+    return Entry(reading, {family: "".join(rows).encode("utf-8") for family, rows in lines.items()}, series)
+
+
+def vitals(reading: Reading) -> Iterator[Sample]:
+    """What every reading says about its source, so that no source can forget it."""
+    labels = {"server": reading.watch.server, "source": reading.watch.source}
+    yield catalog.SOURCE_UP(float(reading.failure is None), **labels)
+    yield catalog.SOURCE_DURATION(reading.took, **labels)
+    yield catalog.SOURCE_LAST_ATTEMPT(reading.at, **labels)
+    if reading.succeeded_at is not None:
+        yield catalog.SOURCE_LAST_SUCCESS(reading.succeeded_at, **labels)
+    for reason, count in reading.failures.items():
+        yield catalog.SOURCE_FAILURES(float(count), **labels, reason=reason)
+
+
+def render(snapshot: Snapshot, openmetrics: bool) -> bytes:
+    """The page: text format 0.0.4, or OpenMetrics 1.0. Families in the order of the catalogue."""
+    blocks: dict[Family, list[bytes]] = {family: [] for family in catalog.FAMILIES}
+    for entry in snapshot.entries.values():
+        for family, text in entry.text.items():
+            blocks[family].append(text)
+    header = _openmetrics_header if openmetrics else _text_header
+    parts: list[bytes] = []
+    for family, texts in blocks.items():
+        if texts:
+            parts.append(header(family))
+            parts += texts
+    if openmetrics:
+        parts.append(b"# EOF\n")
+    return b"".join(parts)
+
+
+def _lines(sample: Sample) -> Iterable[str]:
+    family, value = sample.family, sample.value
+    if isinstance(value, Distribution):
+        return _histogram_lines(family, sample.labels, value)
+    return (f"{family.name}{_braced(family, sample.labels)} {_number(value)}\n",)
+
+
+def _histogram_lines(family: Family, labels: tuple[str, ...], value: Distribution) -> Iterator[str]:
+    before, after = _around_le(family, labels)
+    for bound, count in zip(_bounds(family), value.counts, strict=True):
+        yield f'{family.name}_bucket{{{before}le="{bound}"{after}}} {_number(count)}\n'
+    braces = _braced(family, labels)
+    yield f"{family.name}_count{braces} {_number(value.counts[-1])}\n"
+    yield f"{family.name}_sum{braces} {_number(value.total)}\n"
+
+
+@cache
+def _bounds(family: Family) -> tuple[str, ...]:
+    return (*map(_number, family.buckets), "+Inf")
+
+
+@cache
+def _order(family: Family) -> tuple[tuple[str, int], ...]:
+    """Label names in alphabetical order, each with its place in the family's own."""
+    return tuple(sorted((name, place) for place, name in enumerate(family.labels)))
+
+
+def _braced(family: Family, labels: tuple[str, ...]) -> str:
+    if not labels:
+        return ""
+    return "{" + ",".join([f'{name}="{_escape(labels[place])}"' for name, place in _order(family)]) + "}"
+
+
+def _around_le(family: Family, labels: tuple[str, ...]) -> tuple[str, str]:
+    """The labels that sort before and after `le`, each with its comma."""
+    pairs = [(name, f'{name}="{_escape(labels[place])}"') for name, place in _order(family)]
+    before = "".join(f"{text}," for name, text in pairs if name < "le")
+    after = "".join(f",{text}" for name, text in pairs if name > "le")
+    return before, after
+
+
+def _number(value: float) -> str:
+    return cast(str, utils.floatToGoString(value))  # type: ignore[no-untyped-call]
+
+
+def _escape(value: str) -> str:
+    if "\\" in value or "\n" in value or '"' in value:
+        return value.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")
+    return value
+
+
+@cache
+def _text_header(family: Family) -> bytes:
+    kind = "gauge" if family.kind == "info" else family.kind
+    text = family.help.replace("\\", r"\\").replace("\n", r"\n")
+    return f"# HELP {family.name} {text}\n# TYPE {family.name} {kind}\n".encode()
+
+
+@cache
+def _openmetrics_header(family: Family) -> bytes:
+    name = family.name.removesuffix("_total" if family.kind == "counter" else "_info" if family.kind == "info" else "")
+    unit = f"# UNIT {name} {family.unit}\n" if family.unit else ""
+    return f"# HELP {name} {_escape(family.help)}\n# TYPE {name} {family.kind}\n{unit}".encode()

@@ -1,0 +1,136 @@
+"""One loop per watch, all in one task group. A plan is a set of watches; applying another one is set arithmetic."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import time
+import zlib
+from collections.abc import Callable, Iterable
+
+from exporter.meter import Histogram
+from exporter.model import Failed, Reading, Reason, Sample, Source, Watch
+
+log = logging.getLogger(__name__)
+
+_TICK = 0.1
+"""Seconds. Polls start on multiples of it: a large fleet wakes the process ten times a second, not a thousand."""
+_FIRST_SPREAD = 0.002
+_FIRST_SPREAD_MAX = 2.0
+
+
+class Fleet:
+    """Keeps the watches of the current plan running.
+
+    `build` makes a watch's source, `publish` takes each reading, `reasons` tells why readings of a watch can fail
+    (their counts start at 0), `lag` is told how late each poll started, in seconds, `now` is the wall clock (Unix time).
+    """
+
+    def __init__(
+        self,
+        build: Callable[[Watch], Source],
+        publish: Callable[[Reading], None],
+        reasons: Callable[[Watch], Iterable[Reason]],
+        lag: Histogram,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        self._build, self._publish, self._reasons = build, publish, reasons
+        self._lag, self._now = lag, now
+        self._plans: asyncio.Queue[tuple[Watch, ...]] = asyncio.Queue()
+        self._loops: dict[Watch, asyncio.Task[None]] = {}
+        self._overdue: dict[Watch, float] = {}
+
+    def apply(self, plan: Iterable[Watch]) -> None:
+        """From now on these watches and no others. Those that run already go on undisturbed, with their counters."""
+        self._plans.put_nowait(tuple(plan))
+
+    async def run(self) -> None:
+        """Run until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            while True:
+                plan = await self._plans.get()
+                self._stop(self._loops.keys() - set(plan))
+                self._start([watch for watch in plan if watch not in self._loops], group)
+
+    def healthy(self) -> bool:
+        """Whether every loop is alive and keeps its times. Says nothing about the targets."""
+        now = asyncio.get_running_loop().time()
+        return all(
+            not task.done() and now < self._overdue.get(watch, math.inf) for watch, task in self._loops.items()
+        )
+
+    def _stop(self, watches: Iterable[Watch]) -> None:
+        for watch in watches:
+            self._loops.pop(watch).cancel()
+            self._overdue.pop(watch, None)
+
+    def _start(self, watches: list[Watch], group: asyncio.TaskGroup) -> None:
+        start = asyncio.get_running_loop().time()
+        step = min(_FIRST_SPREAD, _FIRST_SPREAD_MAX / max(1, len(watches)))
+        for place, watch in enumerate(watches):
+            name = f"watch {watch.server or 'local'} {watch.source}"
+            self._loops[watch] = group.create_task(self._watch(watch, start + place * step), name=name)
+
+    async def _watch(self, watch: Watch, due: float) -> None:
+        loop = asyncio.get_running_loop()
+        source = self._build(watch)
+        observer = Observer(watch, source, self._reasons(watch), self._now)
+        try:
+            while True:
+                await asyncio.sleep(due - loop.time())
+                self._lag.observe(max(0.0, loop.time() - due))
+                self._overdue[watch] = loop.time() + 2 * (watch.every + watch.within) + 10.0
+                self._hand_over(await observer.observe(), observer)
+                due = next_due(watch, loop.time())
+        finally:
+            await source.aclose()
+
+    def _hand_over(self, reading: Reading, observer: Observer) -> None:
+        """A reading that cannot be published is a bug of one source; it must not take the others with it."""
+        try:
+            self._publish(reading)
+        except Exception:
+            log.exception("a reading of %s %s cannot be published", reading.watch.server, reading.watch.source)
+            self._publish(observer.failed("bug", reading.took))
+
+
+def next_due(watch: Watch, now: float) -> float:
+    """The next start after `now` on the watch's own grid: spread over its period by its name, so that a fleet is not
+    polled in one burst, and the same after a restart."""
+    phase = zlib.crc32(f"{watch.server}/{watch.source}".encode()) / 2**32 * watch.every
+    turn = math.floor((now - phase) / watch.every) + 1
+    due = math.ceil((phase + turn * watch.every) / _TICK) * _TICK
+    return due if due > now else due + watch.every
+
+
+class Observer:
+    """Looks through one watch, again and again: every outcome becomes a reading."""
+
+    def __init__(self, watch: Watch, source: Source, reasons: Iterable[Reason], now: Callable[[], float]) -> None:
+        self._watch, self._source, self._now = watch, source, now
+        self._failures: dict[Reason, int] = dict.fromkeys(reasons, 0)
+        self._succeeded_at: float | None = None
+
+    async def observe(self) -> Reading:
+        """One reading, within the watch's time."""
+        loop = asyncio.get_running_loop()
+        started = loop.time()
+        try:
+            async with asyncio.timeout(self._watch.within):
+                samples = tuple(await self._source.collect())
+        except Failed as failed:
+            return self.failed(failed.reason, loop.time() - started, failed.samples)
+        except TimeoutError:
+            return self.failed("timeout", loop.time() - started)
+        except Exception:
+            log.exception("bug in source %s of %s", self._watch.source, self._watch.server or "this host")
+            return self.failed("bug", loop.time() - started)
+        at = self._succeeded_at = self._now()
+        return Reading(self._watch, at, loop.time() - started, samples, None, dict(self._failures), at)
+
+    def failed(self, reason: Reason, took: float, samples: tuple[Sample, ...] = ()) -> Reading:
+        self._failures[reason] = self._failures.get(reason, 0) + 1
+        return Reading(
+            self._watch, self._now(), took, samples, reason, dict(self._failures), self._succeeded_at
+        )
