@@ -1,0 +1,77 @@
+"""The exporter about itself: build, configuration, the event loop's lag, the last render, its own process."""
+
+from __future__ import annotations
+
+import platform
+import resource
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+import psutil
+
+from exporter import __version__, catalog
+from exporter.meter import Histogram
+from exporter.model import Sample
+
+
+def _lag() -> Histogram:
+    lag = Histogram(catalog.EXPORTER_LAG)
+    lag.zero()
+    return lag
+
+
+@dataclass(slots=True)
+class Vitals:
+    """What the other parts tell of themselves. Written by the composition root, the fleet (`lag`) and the web."""
+
+    config_hash: str = ""
+    servers: int = 0
+    reload_successful: bool = True
+    reload_succeeded_at: float | None = None
+    render_seconds: float | None = None
+    page_bytes: int = 0
+    page_series: int = 0
+    lag: Histogram = field(default_factory=_lag)
+
+
+class OwnSource:
+    """Exposes:
+
+    ollama_exporter_build_info{python="3.11.7",version="0.1.0"} 1.0
+    ollama_exporter_config_last_reload_successful 1.0
+    process_resident_memory_bytes 5.1e+07
+    """
+
+    def __init__(self, vitals: Vitals) -> None:
+        self._vitals = vitals
+        self._process = psutil.Process()
+
+    async def collect(self) -> Iterable[Sample]:
+        return [*self._exporter(), *self._process_samples()]
+
+    async def aclose(self) -> None:
+        pass
+
+    def _exporter(self) -> Iterator[Sample]:
+        vitals = self._vitals
+        yield catalog.EXPORTER_BUILD(1.0, version=__version__, python=platform.python_version())
+        yield catalog.EXPORTER_CONFIG(1.0, hash=vitals.config_hash[:12])
+        yield catalog.EXPORTER_RELOAD_OK(float(vitals.reload_successful))
+        if vitals.reload_succeeded_at is not None:
+            yield catalog.EXPORTER_RELOAD_TIME(vitals.reload_succeeded_at)
+        yield catalog.EXPORTER_SERVERS(float(vitals.servers))
+        yield from vitals.lag.samples()
+        if vitals.render_seconds is not None:
+            yield catalog.EXPORTER_RENDER(vitals.render_seconds)
+            yield catalog.EXPORTER_SERIES(float(vitals.page_series))
+            yield catalog.EXPORTER_PAGE(float(vitals.page_bytes))
+
+    def _process_samples(self) -> Iterator[Sample]:
+        with self._process.oneshot():
+            cpu, memory = self._process.cpu_times(), self._process.memory_info()
+            yield catalog.PROCESS_CPU(cpu.user + cpu.system)
+            yield catalog.PROCESS_RSS(float(memory.rss))
+            yield catalog.PROCESS_VIRTUAL(float(memory.vms))
+            yield catalog.PROCESS_START(self._process.create_time())
+        yield catalog.PROCESS_FDS(float(self._process.num_fds()))
+        yield catalog.PROCESS_MAX_FDS(float(resource.getrlimit(resource.RLIMIT_NOFILE)[0]))
