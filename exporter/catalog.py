@@ -239,7 +239,7 @@ HOST_SWAP_USED = Family(
 )
 HOST_STORE_SIZE = Family(
     "ollama_host_model_store_size_bytes", "gauge",
-    "Size of the file system that holds Ollama's model store (OLLAMA_MODELS or its defaults). Absent when the store is not"
+    "Size of the file system that holds Ollama's model store (configured, OLLAMA_MODELS or its defaults). Absent when the store is not"
     " on the exporter's machine.",
     ("host",), "bytes",
 )  # fmt: skip
@@ -250,16 +250,19 @@ HOST_STORE_AVAILABLE = Family(
     ("host",), "bytes",
 )  # fmt: skip
 HOST_RECEIVED = Family(
-    "ollama_host_network_receive_bytes_total", "counter", "Bytes received by network device of the exporter's machine.",
+    "ollama_host_network_receive_bytes_total", "counter",
+    "Bytes received by network device of the exporter's network namespace; loopback, veth and Docker's bridges left out.",
     ("host", "device"), "bytes",
 )  # fmt: skip
 HOST_SENT = Family(
-    "ollama_host_network_transmit_bytes_total", "counter", "Bytes sent by network device of the exporter's machine.",
+    "ollama_host_network_transmit_bytes_total", "counter",
+    "Bytes sent by network device of the exporter's network namespace; loopback, veth and Docker's bridges left out.",
     ("host", "device"), "bytes",
 )  # fmt: skip
 HOST_PRESSURE = Family(
     "ollama_host_pressure_seconds_total", "counter",
-    "Time in which some (or all: full) tasks waited for a resource, from /proc/pressure. Absent where the kernel has none.",
+    "Time in which some (or all: full) tasks waited for a resource, from /proc/pressure. cpu has no full."
+    " Absent where the kernel tells none.",
     ("host", "resource", "share"), "seconds",
 )  # fmt: skip
 HOST_BOOT = Family(
@@ -268,13 +271,13 @@ HOST_BOOT = Family(
 HOST_PROCESSES = Family(
     "ollama_host_processes", "gauge",
     "Processes of Ollama on the exporter's machine: serve (ollama serve) and runner (a model's llama-server or ollama"
-    " runner). Absent while there is none of either.",
+    " runner). Absent while there is none of either, or when the exporter may not see their arguments.",
     ("host", "process"),
 )  # fmt: skip
 HOST_PROCESS_CPU = Family(
     "ollama_host_process_cpu_seconds_total", "counter",
-    "CPU time of Ollama's processes on the exporter's machine, summed over processes and carried across their ends; what"
-    " one used between the last reading and its end is lost.",
+    "CPU time of Ollama's processes on the exporter's machine since the exporter's first look, summed over processes and"
+    " carried across their ends; what one used between the last reading and its end is lost.",
     ("host", "process"), "seconds",
 )  # fmt: skip
 HOST_PROCESS_RSS = Family(

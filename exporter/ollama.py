@@ -195,8 +195,8 @@ def parse_ps(body: bytes) -> Rows[LoadedModel]:
             name=name,
             digest=count.digest(row),
             details=count.details(row),
-            size=count.natural(row, "size"),
-            vram=count.natural(row, "size_vram"),
+            size=(size := count.memory(row)),
+            vram=count.natural(row, "size_vram") if size is not None else None,
             context=count.natural(row, "context_length"),
             expires=count.moment(row, "expires_at"),
         )
@@ -301,6 +301,14 @@ class _Rejections:
             return cast(int, value)
         self.rejected += 1
         return None
+
+    def memory(self, row: dict[str, Any]) -> int | None:
+        """The size of a loaded model. 0 is what a server says that could not read its runner's log: not known."""
+        size = self.natural(row, "size")
+        if size == 0:
+            self.rejected += 1
+            return None
+        return size
 
     def digest(self, row: dict[str, Any]) -> str:
         value = row.get("digest")

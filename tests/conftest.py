@@ -1,0 +1,30 @@
+"""Options and fixtures that all tests share."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--update-golden", action="store_true", help="write the golden files anew, to be read in review")
+
+
+@pytest.fixture
+def update_golden(request: pytest.FixtureRequest) -> bool:
+    return bool(request.config.getoption("--update-golden"))
+
+
+@pytest.fixture(scope="session")
+def promtool() -> Path:
+    """Prometheus' own linter. `scripts/test` fetches it; without it, CI fails and others are told."""
+    found = os.environ.get("PROMTOOL") or shutil.which("promtool")
+    if found is None:
+        message = "promtool not found: run scripts/test, or set PROMTOOL"
+        if os.environ.get("CI"):
+            pytest.fail(message)
+        pytest.skip(message)
+    return Path(found)
