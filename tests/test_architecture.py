@@ -14,7 +14,7 @@ PACKAGE = ROOT / "exporter"
 ROWS: tuple[frozenset[str], ...] = (
     frozenset({"model", "logs"}),
     frozenset({"catalog"}),
-    frozenset({"ollama", "meter", "config", "settings", "store", "sources", "simulator"}),
+    frozenset({"ollama", "meter", "config", "store", "sources", "simulator"}),
     frozenset({"fleet", "exposition", "discovery"}),
     frozenset({"web", "status", "check"}),
     frozenset({"app"}),
@@ -23,14 +23,13 @@ ROWS: tuple[frozenset[str], ...] = (
 SIDEWAYS = {
     ("sources", "ollama"),
     ("sources", "meter"),
-    ("config", "settings"),
     ("web", "status"),
 }
 LIBRARIES = {
     "prometheus_client": {"exposition"},
     "httpx": {"ollama", "sources/__init__", "simulator/transport"},
     "psutil": {"sources/host", "sources/own"},
-    "yaml": {"config", "settings"},
+    "yaml": {"config/document"},
     "starlette": {"web", "status", "simulator/http", "simulator/server"},
     "uvicorn": {"web", "simulator/server"},
 }

@@ -1,0 +1,210 @@
+"""The composition root: builds the parts, runs them in one task group, ends them on a signal."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from typing import TYPE_CHECKING
+
+from exporter import __version__, web
+from exporter.config import Config, ConfigError, plan
+from exporter.exposition import encode
+from exporter.fleet import Fleet
+from exporter.logs import set_up as set_up_logging
+from exporter.model import Snapshot
+from exporter.sources import SOURCES, Surroundings, build
+from exporter.store import Store
+
+if TYPE_CHECKING:
+    from exporter.simulator.fleet import SimFleet
+    from exporter.simulator.timetable import Incident
+
+log = logging.getLogger(__name__)
+
+Load = Callable[[], Config]
+
+_LAST_WAIT = 0.5
+"""Seconds that threads are given at the very end."""
+
+
+class Exporter:
+    """The running program without its sockets: what the web server and the signals operate."""
+
+    version = __version__
+
+    def __init__(self, config: Config, load: Load, around: Surroundings | None = None) -> None:
+        self._around = around or Surroundings()
+        self._load, self._config = load, config
+        self._vitals = self._around.vitals
+        self._store = Store(encode)
+        self._fleet = Fleet(
+            build=lambda watch: build(watch, self._around),
+            publish=self._store.put,
+            reasons=lambda watch: SOURCES[watch.source].reasons,
+            lag=self._vitals.lag,
+            now=self._around.now,
+        )
+        self._adopt(config)
+
+    async def run(self) -> None:
+        """Watch the fleet until cancelled."""
+        await self._fleet.run()
+
+    def snapshot(self) -> Snapshot:
+        return self._store.snapshot
+
+    def healthy(self) -> bool:
+        return self._fleet.healthy()
+
+    def ready(self) -> bool:
+        return self._store.complete()
+
+    def config_text(self) -> str:
+        return self._config.effective_yaml()
+
+    async def reload(self) -> tuple[str, ...]:
+        """Read the configuration again: all of it, or nothing. Returns the mistakes that kept the old one in force."""
+        try:
+            config = await asyncio.to_thread(self._load)
+        except ConfigError as error:
+            self._vitals.reload_successful = False
+            for mistake in error.mistakes:
+                log.error("configuration not reloaded: %s", mistake)
+            return error.mistakes
+        self._adopt(config)
+        log.info("configuration reloaded: %d servers", len(config.servers))
+        return ()
+
+    def rendered(self, seconds: float, size: int) -> None:
+        self._vitals.render_seconds, self._vitals.page_bytes = seconds, size
+        self._vitals.page_series = sum(entry.series for entry in self._store.snapshot.entries.values())
+
+    def _adopt(self, config: Config) -> None:
+        self._config = config
+        watches = plan(config)
+        self._store.plan(watches)
+        self._fleet.apply(watches)
+        self._vitals.config_hash = config.hash
+        self._vitals.servers = len(config.servers)
+        self._vitals.reload_successful, self._vitals.reload_succeeded_at = True, self._around.now()
+
+
+@asynccontextmanager
+async def serving(
+    exporter: Exporter, address: tuple[str, int], *beside: Coroutine[None, None, None]
+) -> AsyncIterator[web.Server]:
+    """The exporter on its socket, for as long as the block lasts; `beside` runs along with it. Raises OSError when the
+    address cannot be had."""
+    server = web.Server(web.create_app(exporter), web.bind(address))
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(exporter.run(), name="fleet"), *map(group.create_task, beside)]
+        answering = group.create_task(server.run(), name="web")
+        try:
+            yield server
+        finally:
+            server.stop()
+            await answering
+            for task in tasks:
+                task.cancel()
+
+
+def run(load: Load) -> int:
+    """`ollama-exporter run`: until SIGTERM or SIGINT; SIGHUP reloads. Returns the exit code. Raises ConfigError."""
+    config = load()
+    set_up_logging(config.log.level, config.log.format)
+    return _complete(_run(config, load))
+
+
+def demo(load: Callable[[str], Config], seed: int | None = None) -> int:
+    """`ollama-exporter demo`: the same, on a simulated fleet. `load` takes the servers as OLLAMA_EXPORTER_SERVERS does."""
+    return _complete(_demo(load, seed))
+
+
+async def _run(config: Config, load: Load, *beside: Coroutine[None, None, None]) -> int:
+    exporter, listen = Exporter(config, load), config.web.listen_address
+    with _signals(exporter) as stop:
+        try:
+            async with serving(exporter, (listen.host, listen.port), *beside):
+                log.info("watching %d servers, listening on %s", len(config.servers), listen)
+                await stop.wait()
+                log.info("stopping")
+        except OSError as error:
+            for coroutine in beside:
+                coroutine.close()
+            log.error("cannot listen on %s: %s", listen, error)  # noqa: TRY400 - an operator's mistake, no traceback
+            return 1
+    return 0
+
+
+async def _demo(load: Callable[[str], Config], seed: int | None) -> int:
+    # Only the demo pays for the simulator.
+    from exporter.simulator.fleet import FleetConfig, SimFleet
+    from exporter.simulator.server import serve
+
+    fleet = SimFleet(FleetConfig() if seed is None else FleetConfig(seed=seed), time.time)
+    async with AsyncExitStack() as stack:
+        urls = {name: await stack.enter_async_context(serve(server)) for name, server in fleet.servers.items()}
+        config = load(",".join(f"{name}={url}" for name, url in urls.items()))
+        set_up_logging(config.log.level, config.log.format)
+        for line in (
+            "a simulated fleet; its incidents, minutes and seconds of each cycle of ten minutes:",
+            *fleet.timetable.lines(),
+            "the status page of the exporter is http://localhost:%d/" % config.web.listen_address.port,
+        ):
+            log.info("demo: %s", line)
+        return await _run(config, lambda: config, fleet.run(), _announce(fleet))
+
+
+async def _announce(fleet: SimFleet) -> None:
+    """Log the incidents as they begin and end."""
+    on: Incident | None = None
+    while True:
+        await asyncio.sleep(1.0)
+        now = fleet.incident_now()
+        if on is not None and now is not on:
+            log.info("demo: %s: %s is over", on.server, on.kind)
+        if now is not None and now is not on:
+            log.warning("demo: %s: %s begins. %s", now.server, now.kind, now.should_see)
+        on = now
+
+
+@contextmanager
+def _signals(exporter: Exporter) -> Iterator[asyncio.Event]:
+    """SIGTERM and SIGINT set the event (Python as PID 1 would ignore them), SIGHUP reloads."""
+    loop, stop = asyncio.get_running_loop(), asyncio.Event()
+    reloads: set[asyncio.Task[tuple[str, ...]]] = set()
+
+    def reload() -> None:
+        task = loop.create_task(exporter.reload(), name="reload")
+        reloads.add(task)
+        task.add_done_callback(reloads.discard)
+
+    handlers = {signal.SIGTERM: stop.set, signal.SIGINT: stop.set, signal.SIGHUP: reload}
+    for number, handler in handlers.items():
+        loop.add_signal_handler(number, handler)
+    try:
+        yield stop
+    finally:
+        for number in handlers:
+            loop.remove_signal_handler(number)
+
+
+def _complete(main: Coroutine[None, None, int]) -> int:
+    """Run to the end, and then end: a thread that hangs in a system call (a dead network disk) must not hold us up."""
+    runner = asyncio.Runner()
+    code = 1
+    try:
+        code = runner.run(main)
+    finally:
+        deadline = threading.Timer(_LAST_WAIT, os._exit, (code,))
+        deadline.daemon = True
+        deadline.start()
+        runner.close()
+        deadline.cancel()
+    return code
