@@ -1,0 +1,150 @@
+"""One simulated server: engine, faults, event log and ASGI application, put together."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from exporter.simulator import control, native, openai
+from exporter.simulator.clock import real_wall_clock
+from exporter.simulator.engine import Engine, EngineConfig, LoadFailedError, ServerBusyError, ServerDownError, Wanted
+from exporter.simulator.events import EventLog
+from exporter.simulator.faults import Fault, FaultKind, Faults
+from exporter.simulator.http import App
+from exporter.simulator.models import GPT_OSS_CLOUD, LLAMA32_3B, NOMIC_EMBED, TINYLLAMA, SimModel
+from exporter.simulator.runner import RunnerDiedError
+from exporter.simulator.text import synthetic_prompt
+
+DEFAULT_MODELS = (TINYLLAMA, LLAMA32_3B, NOMIC_EMBED, GPT_OSS_CLOUD)
+_SATURATION_TOKENS = 400
+
+
+@dataclass(frozen=True, slots=True)
+class ServerConfig:
+    name: str = "primary"
+    engine: EngineConfig = EngineConfig()  # noqa: RUF009 - frozen
+    models: tuple[SimModel, ...] = DEFAULT_MODELS
+    version: str = "0.33.0-rc2"
+    loopback: bool = False  # bound to 127.0.0.1: the Host header is checked
+    control: bool = False  # /_sim/ answers
+    cloud_disabled: bool = False  # OLLAMA_NO_CLOUD
+
+
+class SimServer:
+    """Use it through `app` (ASGI), a `transport.SimTransport`, or `server.serve` (sockets)."""
+
+    def __init__(self, config: ServerConfig | None = None, now: Callable[[], float] = real_wall_clock) -> None:
+        self.config = config or ServerConfig()
+        self._now = now
+        self.log = EventLog(now)
+        self.faults = Faults(self.config.engine.seed)
+        self.engine = Engine(self.config.engine, self.log, now, self._slowdown, self._load_failure)
+        self._models = {model.name: model for model in self.config.models}
+        routes = {**native.ROUTES, **openai.ROUTES}
+        self.app = App(self, routes, control.ROUTES if self.config.control else {})
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._was_dead = False
+        self.faults.on_change(self._on_fault)
+
+    @property
+    def name(self) -> str:
+        return self.config.name
+
+    @property
+    def is_dead(self) -> bool:
+        return self.faults.active("dead") is not None
+
+    @property
+    def models(self) -> tuple[SimModel, ...]:
+        return tuple(self._models.values())
+
+    def wall_time(self) -> float:
+        """What this server believes the time to be."""
+        return self._now() + self.skew_seconds
+
+    @property
+    def skew_seconds(self) -> float:
+        fault = self.faults.active("clock_skew")
+        return fault.offset if fault else 0.0
+
+    def install(self, model: SimModel) -> None:
+        """Add a model, or replace the one of that name as a pull does."""
+        self._models[model.name] = model
+
+    def remove(self, name: str) -> None:
+        self._models.pop(name, None)
+
+    def find(self, name: str) -> SimModel | None:
+        """By the name as clients write it: `latest` may be left out, case does not matter."""
+        if not name:
+            return None
+        last = name.rsplit("/", 1)[-1]
+        full = (name if ":" in last else f"{name}:latest").lower()
+        return next((model for model in self._models.values() if model.name.lower() == full), None)
+
+    def inject(self, fault: Fault) -> None:
+        """Let something go wrong, now."""
+        match fault.kind:
+            case "runner_killed":
+                self.engine.kill_runners([fault.model] if fault.model else [])
+            case "slot_lost":
+                self.engine.lose_slot([fault.model] if fault.model else [])
+            case _:
+                self.faults.inject(fault)
+
+    def heal(self, kind: FaultKind | None = None) -> None:
+        self.faults.clear(kind)
+
+    async def aclose(self) -> None:
+        self.faults.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.engine.aclose()
+
+    # -- what faults do to the engine
+
+    def _on_fault(self) -> None:
+        dead = self.is_dead
+        if dead != self._was_dead:
+            self._was_dead = dead
+            self.log.record("down" if dead else "up")
+            if dead:
+                self.engine.die()
+        saturated = self.faults.active("saturated")
+        if saturated is not None and not any(task.get_name() == "saturation" for task in self._tasks):
+            self._spawn(saturated)
+
+    def _spawn(self, saturated: Fault) -> None:
+        task = asyncio.create_task(self._saturate(saturated), name="saturation")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _saturate(self, fault: Fault) -> None:
+        """Twice as many callers as there are slots, each asking again as soon as it was answered."""
+        model = self.find(fault.model) or next(m for m in self.models if m.can_complete and not m.is_remote)
+        slots = 1 if model.forces_one_slot else self.config.engine.num_parallel
+        async with asyncio.TaskGroup() as group:
+            for number in range(2 * slots + 2):
+                group.create_task(self._keep_asking(model, number))
+
+    async def _keep_asking(self, model: SimModel, number: int) -> None:
+        prompt = synthetic_prompt(200, number)
+        while self.faults.active("saturated") is not None:
+            try:
+                async with self.engine.runner(Wanted(model, origin="saturation")) as runner, runner.slot():
+                    async for _ in runner.generate(prompt, _SATURATION_TOKENS, _SATURATION_TOKENS // 8):
+                        pass
+            except (ServerBusyError, ServerDownError, LoadFailedError, RunnerDiedError):
+                await asyncio.sleep(1.0)
+
+    def _slowdown(self) -> float:
+        fault = self.faults.active("slow")
+        return fault.factor if fault else 1.0
+
+    def _load_failure(self, model: SimModel) -> str | None:
+        fault = self.faults.active("load_failed")
+        if fault is None or (fault.model and fault.model != model.name):
+            return None
+        return "llama-server process has terminated: error loading model: unable to allocate buffer"

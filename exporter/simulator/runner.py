@@ -1,0 +1,144 @@
+"""One loaded model: its slots, its prompt cache and the pace at which it makes tokens."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import OrderedDict
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from dataclasses import dataclass
+
+from exporter.simulator.models import SimModel
+from exporter.simulator.options import RunnerOptions
+from exporter.simulator.text import Prompt
+
+_CACHED_PROMPTS = 4_096
+_ONE_TOKEN_SECONDS = 1e-6
+
+
+class RunnerDiedError(Exception):
+    """The child process went away under a request."""
+
+
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """What one answer cost, as the runner reports it. Waiting for a slot is in none of these."""
+
+    prompt_tokens: int
+    prompt_seconds: float
+    tokens: int
+    eval_seconds: float
+
+
+NOTHING_SPENT = Spent(0, 0.0, 0, 0.0)
+
+
+class Runner:
+    """The scheduler writes who refers to it and when it expires; its own requests take and leave slots."""
+
+    def __init__(
+        self,
+        model: SimModel,
+        options: RunnerOptions,
+        num_ctx: int,
+        slots: int,
+        slowdown: Callable[[], float],
+    ) -> None:
+        self.model = model
+        self.options = options
+        self.num_ctx = num_ctx
+        self.slots = slots
+        self.size_bytes = 0
+        self.vram_bytes = 0
+        # The scheduler's part.
+        self.references = 0
+        self.session_seconds = 0.0
+        self.expires_at: float | None = None  # None until idle once: until then it slides
+        self.timer: asyncio.TimerHandle | None = None
+        self.closed = False
+        self.leaving = ""  # why the scheduler wants it gone
+        # The requests' part.
+        self.alive = True
+        self.busy = 0
+        self.waiting = 0
+        self.slots_to_lose = 0
+        self.tokens_made = 0
+        self._slowdown = slowdown
+        self._semaphore = asyncio.Semaphore(slots)
+        self._cache: OrderedDict[int, None] = OrderedDict()
+
+    @contextlib.asynccontextmanager
+    async def slot(self) -> AsyncIterator[None]:
+        """First come, first served, without a limit and without a time limit."""
+        self.waiting += 1
+        try:
+            await self._semaphore.acquire()
+        finally:
+            self.waiting -= 1
+        self.busy += 1
+        try:
+            self._check_alive()
+            yield
+        finally:
+            self.busy -= 1
+            self._give_back_slot()
+
+    def _give_back_slot(self) -> None:
+        if self.slots_to_lose > 0:
+            self.slots_to_lose -= 1  # ollama#17131: the permit stays with a request that is gone
+        else:
+            self._semaphore.release()
+
+    async def generate(self, prompt: Prompt, tokens: int, step: int) -> AsyncGenerator[int | Spent, None]:
+        """Yield how many tokens came since the last time, then what it cost. Hold a slot around it."""
+        prompt_seconds = await self._read_prompt(prompt)
+        made, eval_seconds = 1, 0.0
+        yield 1
+        while made < tokens:
+            portion = min(step, tokens - made)
+            seconds = portion * self._token_seconds()
+            await self._work(seconds)
+            eval_seconds += seconds
+            made += portion
+            self.tokens_made += portion
+            yield portion
+        self.tokens_made += 1
+        # The first token falls out of the last prompt batch: an answer of one token shows exactly 1000 ns.
+        yield Spent(prompt.tokens, prompt_seconds, made, max(_micro(eval_seconds), _ONE_TOKEN_SECONDS))
+
+    async def embed(self, prompt: Prompt) -> None:
+        async with self.slot():
+            await self._work(prompt.tokens / self.model.prefill_tokens_per_second * self._pace())
+
+    async def _read_prompt(self, prompt: Prompt) -> float:
+        new_tokens = prompt.tokens - prompt.cached_tokens(self._cache)
+        self._remember(prompt)
+        seconds = new_tokens / self.model.prefill_tokens_per_second * self._pace()
+        await self._work(seconds)
+        return _micro(seconds)
+
+    def _remember(self, prompt: Prompt) -> None:
+        for block in prompt.blocks:
+            self._cache[block] = None
+            self._cache.move_to_end(block)
+        while len(self._cache) > _CACHED_PROMPTS:
+            self._cache.popitem(last=False)
+
+    async def _work(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+        self._check_alive()
+
+    def _check_alive(self) -> None:
+        if not self.alive:
+            raise RunnerDiedError("an error was encountered while running the model: unexpected EOF")
+
+    def _token_seconds(self) -> float:
+        return self._pace() / self.model.decode_tokens_per_second
+
+    def _pace(self) -> float:
+        return self._slowdown() * (1.0 + self.model.crowding * max(0, self.busy - 1))
+
+
+def _micro(seconds: float) -> float:
+    """llama-server counts in milliseconds with three decimals."""
+    return round(seconds, 6)
