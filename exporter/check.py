@@ -1,0 +1,399 @@
+"""What `check` and `metrics` print: the plan, what its sources can see and cannot, what was seen, the catalogue."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import textwrap
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from exporter import catalog
+from exporter.config import Config, Server, plan
+from exporter.config.kinds import duration_text
+from exporter.exposition import encode
+from exporter.fleet import Observer
+from exporter.model import CanaryMode, CanarySettings, Family, HostSettings, Reading, Reason, Source, Watch
+from exporter.ollama import canonical, version_number
+from exporter.sources import SOURCES, build
+from exporter.sources.api import STATES
+from exporter.sources.canary import OUTCOMES, SKIPS
+
+Build = Callable[[Watch], Source]
+
+ASSUMED_LOADED, ASSUMED_INSTALLED = 3, 10
+_CANARY_SINCE = (0, 30, 0)
+
+
+# --- the plan --------------------------------------------------------------------------------------------------------
+
+
+def plan_text(config: Config, here: Reading) -> str:
+    """The plan, for `check`. `here` is a reading of this machine: the host is the only target that is looked at."""
+    watches = plan(config)
+    parts = [_head(config), _servers(config.servers), _sources(config, watches, here), series_text(watches, here)]
+    return "\n\n".join(parts) + "\n"
+
+
+def look_here(config: Config, build: Build = build) -> Reading:
+    """Look at the machine once, through the host source (also where it is switched off: then nothing is exported)."""
+    watch = Watch("", "host", 15.0, 10.0, HostSettings(config.host.name, config.host.models_dir))
+    return asyncio.run(_look([watch], build))[0]
+
+
+def _head(config: Config) -> str:
+    count = "1 server" if len(config.servers) == 1 else f"{len(config.servers)} servers"
+    origin = {"default": "nothing else is configured"}.get(config.origin, f"from {config.origin}")
+    return f"The configuration is right. {count} ({origin}); listens on {config.web.listen_address}."
+
+
+def _servers(servers: Iterable[Server]) -> str:
+    rows = [
+        (
+            server.name,
+            server.url,
+            duration_text(server.poll_interval),
+            duration_text(server.inventory_interval),
+            duration_text(server.timeout),
+            _canary(server),
+            _credentials(server),
+        )
+        for server in servers
+    ]
+    return _table(("server", "url", "poll", "inventory", "timeout", "canary", "credentials"), rows)
+
+
+def _canary(server: Server) -> str:
+    if _is_off(server):
+        return "off"
+    named = [f"{name} {mode}" for name, mode in server.canary.models]
+    return f"{'; '.join([server.canary.mode, *named])}; every {duration_text(server.canary.every)}"
+
+
+def _is_off(server: Server) -> bool:
+    return all(mode == "off" for mode in (server.canary.mode, *dict(server.canary.models).values()))
+
+
+def _credentials(server: Server) -> str:
+    ways = {
+        "bearer token": server.bearer_token_file,
+        "basic auth": server.basic_auth,
+        "headers": server.headers,
+        "certificate": server.tls.cert_file,
+    }
+    given = ", ".join(name for name, value in ways.items() if value)
+    return (
+        f"{given}, UNENCRYPTED"
+        if given and server.url.startswith("http:") and not _is_here(server)
+        else given or "none"
+    )
+
+
+# --- what can be seen ------------------------------------------------------------------------------------------------
+
+
+def _sources(config: Config, watches: Sequence[Watch], here: Reading) -> str:
+    told = {
+        "api": _about_api(),
+        "canary": _about_canary(config.servers),
+        "host": _about_host(config, here),
+        "exporter": [("sees", "itself: build, reloads, the event loop's lag, its own process.")],
+    }
+    blocks = [_about(name, told[name], [watch for watch in watches if watch.source == name]) for name in told]
+    return "\n\n".join(blocks)
+
+
+def _about(name: str, told: Iterable[tuple[str, str]], watches: Sequence[Watch]) -> str:
+    rhythms = sorted({(watch.every, watch.within) for watch in watches})
+    rhythm = "; ".join(f"every {duration_text(every)}, within {duration_text(within)}" for every, within in rhythms)
+    lines = [f"{name}: {rhythm or 'off'}"]
+    for title, text in told:
+        lines += textwrap.wrap(text, 112, initial_indent=f"  {title:<10}", subsequent_indent=" " * 12)
+    return "\n".join(lines)
+
+
+def _about_api() -> list[tuple[str, str]]:
+    return [
+        ("sees", "whether a server answers, its version, its loaded and installed models, their memory and expiry."),
+        ("is blind", "to the queue, to single requests and to their latency: Ollama tells none of it over HTTP."),
+    ]
+
+
+def _about_canary(servers: Sequence[Server]) -> list[tuple[str, str]]:
+    off = [server.name for server in servers if _is_off(server)]
+    if len(off) == len(servers):
+        return [("is blind", "to everything: its mode is off for every server.")]
+    named = [f"{name} on {server.name}" for server in servers for name, mode in server.canary.models if mode != "off"]
+    always = [
+        f"{name} on {server.name}" for server in servers for name, mode in server.canary.models if mode == "always"
+    ]
+    told = [
+        ("sees", "time to first token, wait and decode speed of one tiny generation on models that are in use anyway."),
+        (
+            "is blind",
+            "to servers before 0.30, where probing can reload a model, unless the model is named"
+            f" ({', '.join(named) or 'none is'}); to models that nobody uses; to the speed of reading prompts.",
+        ),
+    ]
+    if off:
+        told.append(("is off", f"for {', '.join(off)}."))
+    if always:
+        told.append(("costs", f"memory for good: always keeps {', '.join(always)} loaded."))
+    return told
+
+
+def _about_host(config: Config, here: Reading) -> list[tuple[str, str]]:
+    if not config.host.enabled:
+        return [("is blind", "to this machine: host.enabled is false.")]
+    told = [("sees", f"this machine, as {config.host.name}: CPU, memory, swap, network, Ollama's processes.")]
+    if any(sample.family is catalog.HOST_STORE_SIZE for sample in here.samples):
+        told.append(("sees", f"the file system of the model store{_where(config)}."))
+    else:
+        place = (
+            f"{config.host.models_dir} is not there or not open to us" if config.host.models_dir else "none was found"
+        )
+        told.append(("is blind", f"to the model store: {place} (host.models_dir says where it is)."))
+    if here.failure:
+        told.append(("is blind", f"to some of this machine now ({here.failure}); the log tells which part."))
+    remote = [server.name for server in config.servers if not _is_here(server)]
+    if remote:
+        told.append(("is blind", f"to the machines of {', '.join(remote)}: run an exporter on each for that."))
+    return told
+
+
+def _where(config: Config) -> str:
+    return f" at {config.host.models_dir}" if config.host.models_dir else ", found without being told where"
+
+
+def _is_here(server: Server) -> bool:
+    host = urlsplit(server.url).hostname or ""
+    return host in ("localhost", "::1") or host.startswith("127.")
+
+
+# --- how many series -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Count:
+    """Series of one source: so many in any case, and so many more per loaded and per installed model."""
+
+    fixed: int
+    per_loaded: int = 0
+    per_installed: int = 0
+
+    def total(self, loaded: int, installed: int) -> int:
+        return self.fixed + self.per_loaded * loaded + self.per_installed * installed
+
+
+_VOCABULARIES: Mapping[str, int] = {
+    "state": len(STATES),
+    "api_endpoint": 3,
+    "outcome": len(OUTCOMES),
+    "reason": len(SKIPS),
+}
+
+
+def count(source: str) -> Count:
+    """The most series that a watch through `api`, `canary` or `exporter` can have, counted out of the catalogue."""
+    sizes = {"fixed": len(SOURCES[source].reasons) + 4, "loaded": 0, "installed": 0}  # its own ollama_source_*
+    for family in catalog.FAMILIES:
+        if _vantage(family) == source:
+            sizes[_subject(family, source)] += _children(family) * _lines(family)
+    return Count(sizes["fixed"], sizes["loaded"], sizes["installed"])
+
+
+def _vantage(family: Family) -> str:
+    """The source that emits a family, by its name."""
+    if family is catalog.EXPORTER_DROPPED:  # about the exporter, told by the source that drops
+        return "api"
+    for prefix, source in _PREFIXES.items():
+        if family.name.startswith(prefix):
+            return source
+    return "api"
+
+
+_PREFIXES = {
+    "ollama_source_": "every",
+    "ollama_canary_": "canary",
+    "ollama_host_": "host",
+    "ollama_exporter_": "exporter",
+    "process_": "exporter",
+}
+
+
+def _subject(family: Family, source: str) -> str:
+    if "model" not in family.labels:
+        return "fixed"
+    return "loaded" if source == "canary" or family.name.startswith("ollama_loaded_model_") else "installed"
+
+
+def _children(family: Family) -> int:
+    return math.prod(_VOCABULARIES.get(label, 1) for label in family.labels)
+
+
+def _lines(family: Family) -> int:
+    return len(family.buckets) + 3 if family.kind == "histogram" else 1  # +Inf, sum, count
+
+
+def series_text(watches: Sequence[Watch], here: Reading) -> str:
+    rows, total = [], 0
+    for source in ("api", "canary", "host", "exporter"):
+        watched = sum(watch.source == source for watch in watches)
+        each = Count(encode(here).series) if source == "host" else count(source)
+        subtotal = watched * each.total(ASSUMED_LOADED, ASSUMED_INSTALLED)
+        total += subtotal
+        rows.append(
+            (source, str(watched), str(each.fixed), str(each.per_loaded), str(each.per_installed), str(subtotal))
+        )
+    head = ("source", "watches", "fixed", "per loaded model", "per installed model", "series")
+    return (
+        f"{_table(head, rows)}\n\n"
+        f"About {total} series at most: watches x (fixed + loaded x per loaded + installed x per installed), assuming"
+        f" {ASSUMED_LOADED} loaded\nand {ASSUMED_INSTALLED} installed models on each server, which was not asked"
+        " (--online asks).\nFor the canary, a model counts as loaded from its first load on. The host's are those of"
+        " this machine now."
+    )
+
+
+# --- online ----------------------------------------------------------------------------------------------------------
+
+
+def online(config: Config, build: Build = build) -> tuple[str, bool]:
+    """Look once through the watches of the servers and the host: what was seen, and whether that was all. The canary is
+    left out, so that nothing is generated; whether it could run is told from what the api source saw."""
+    watches = plan(config)
+    readings = asyncio.run(_look([watch for watch in watches if watch.source in ("api", "host")], build))
+    canaries = {watch.server: watch.settings for watch in watches if isinstance(watch.settings, CanarySettings)}
+    rows = [_seen(reading, canaries.get(reading.watch.server)) for reading in readings if reading.watch.server]
+    parts = [_table(("server", "state", "version", "took", "failure", "loaded models", "canary"), rows)]
+    failed = [reading for reading in readings if reading.failure]
+    parts += [f"{_name(each.watch)}: {each.failure}: {ADVICE[each.failure]}" for each in failed if each.failure]
+    parts.append(_series_now(readings, canaries))
+    return "\n\n".join(parts) + "\n", not failed
+
+
+def _name(watch: Watch) -> str:
+    return watch.server or watch.source
+
+
+def _series_now(readings: Sequence[Reading], canaries: Mapping[str, CanarySettings]) -> str:
+    now = sum(encode(reading).series for reading in readings) + count("exporter").fixed
+    most = sum(count("canary").total(len(_loaded(each)), 0) for each in readings if each.watch.server in canaries)
+    return f"{now} series now" + (f", and up to {most} of the canary." if canaries else ".")
+
+
+async def _look(watches: Sequence[Watch], build: Build) -> list[Reading]:
+    async with asyncio.TaskGroup() as group:
+        tasks = [
+            group.create_task(_look_once(watch, build), name=f"{watch.server} {watch.source}") for watch in watches
+        ]
+    return [task.result() for task in tasks]
+
+
+async def _look_once(watch: Watch, build: Build) -> Reading:
+    source = build(watch)
+    try:
+        return await Observer(watch, source, SOURCES[watch.source].reasons, time.time).observe()
+    finally:
+        await source.aclose()
+
+
+def _seen(reading: Reading, canary: CanarySettings | None) -> tuple[str, ...]:
+    state = next(_values(reading, catalog.STATE, "state"), "unknown")
+    version = next(_values(reading, catalog.BUILD_INFO, "version"), "")
+    loaded = _loaded(reading)
+    return (
+        _name(reading.watch),
+        state,
+        version or "unknown",
+        f"{reading.took * 1000:.0f}ms",
+        reading.failure or "none",
+        ", ".join(loaded) or ("none" if state == "ok" else "unknown"),
+        canary_verdict(canary, version, loaded) if state == "ok" else "unknown",
+    )
+
+
+def _loaded(reading: Reading) -> list[str]:
+    return sorted(_values(reading, catalog.LOADED_INFO, "model"))
+
+
+def _values(reading: Reading, family: Family, label: str) -> Iterator[str]:
+    """The label's values for which the family is 1."""
+    for sample in reading.samples:
+        if sample.family is family and sample.value == 1.0:
+            yield sample.labels[family.labels.index(label)]
+
+
+def canary_verdict(canary: CanarySettings | None, version: str, loaded: Iterable[str]) -> str:
+    """Whether the canary could run on what is loaded, as far as version and configuration tell."""
+    if canary is None:
+        return "off"
+    number, named = version_number(version), dict(canary.models)
+    verdicts: dict[str, list[str]] = {}
+    for model in sorted({*loaded, *(name for name, mode in named.items() if mode == "always")}):
+        verdicts.setdefault(_verdict(named.get(canonical(model)), canary.mode, number), []).append(model)
+    return "; ".join(f"{verdict}: {', '.join(models)}" for verdict, models in verdicts.items()) or "no model to run on"
+
+
+def _verdict(named: CanaryMode | None, default: CanaryMode, number: tuple[int, int, int] | None) -> str:
+    if (named or default) == "off":
+        return "off"
+    if named is None and (number is None or number < _CANARY_SINCE):
+        return "not before 0.30 unless named"
+    return "able"
+
+
+ADVICE: Mapping[Reason, str] = {
+    "dns": "the host's name is not known here; is it right, and does this machine (or container) resolve it?",
+    "refused": "nothing listens on this port; is Ollama up, and bound to more than loopback (its OLLAMA_HOST)?",
+    "unreachable": "no way to this address from here; routes, firewall?",
+    "reset": "the connection was closed in the middle; a proxy between, or TLS on a plain port?",
+    "tls": "TLS failed; tls.ca_file for an own authority, https:// only where the server speaks it.",
+    "connect_timeout": "no connection within connect_timeout; a firewall that drops?",
+    "timeout": "connected, but no answer within timeout; is it starting, or loading a model?",
+    "forbidden_host": "it refuses this Host, because it is bound to a loopback address; host_header: localhost helps.",
+    "http_4xx": "refused by status; credentials, or a wrong path in url?",
+    "http_5xx": "the server, or a proxy before it, failed.",
+    "redirect": "it points elsewhere; put the final URL into url.",
+    "too_large": "the answer is larger than any of Ollama's.",
+    "decode": "the answer is not JSON; is this Ollama?",
+    "malformed": "the answer is not what Ollama tells; is this Ollama?",
+    "unavailable": "part of it cannot be read; the log tells which.",
+    "bug": "this is a mistake in the exporter; the log has a traceback. Please report it.",
+}
+
+
+# --- the catalogue ---------------------------------------------------------------------------------------------------
+
+
+def catalogue_markdown() -> str:
+    """docs/metrics.md."""
+    lines = [
+        "# Metrics",
+        "",
+        "<!-- Made from exporter/catalog.py; change it there. -->",
+        "",
+        "| name | type | labels | unit | help |",
+        "|---|---|---|---|---|",
+    ]
+    for family in catalog.FAMILIES:
+        labels = ", ".join(f"`{label}`" for label in family.labels)
+        cells = (f"`{family.name}`", family.kind, labels, family.unit, family.help.replace("|", "\\|"))
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def catalogue_text() -> str:
+    rows = [
+        (family.name, family.kind, ",".join(family.labels) or "-", family.unit or "-", family.help)
+        for family in catalog.FAMILIES
+    ]
+    return _table(("name", "type", "labels", "unit", "help"), rows) + "\n"
+
+
+def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
+    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in (head, *rows)]
+    return "\n".join(line.rstrip() for line in lines)

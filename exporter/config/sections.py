@@ -1,0 +1,341 @@
+"""Every setting, declared once: its key, what it takes, its default, its help. `docs/config.md` is made of this."""
+
+# ruff: noqa: RUF009 - `setting` is a dataclass field by another name
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from exporter.config import document
+from exporter.config.addresses import LISTEN, URL, Listen
+from exporter.config.files import PEM_FILE, PROXY, SECRET_FILE, expanded
+from exporter.config.kinds import (
+    SWITCH,
+    Kind,
+    Reader,
+    SecretFile,
+    Wrong,
+    choice,
+    duration,
+    listing,
+    section,
+    seen,
+    setting,
+    shown,
+    table,
+    text,
+    whole,
+)
+from exporter.model import CanaryMode, PinnedFile, Secret
+
+PREFIX = "OLLAMA_EXPORTER_"
+CONFIG_FILE = f"{PREFIX}CONFIG_FILE"
+SERVERS = f"{PREFIX}SERVERS"
+DEFAULT_URL = "http://localhost:11434"
+NAME_MAX = 64
+
+# --- kinds of our own ------------------------------------------------------------------------------------------------
+
+_NAME = text(
+    "name",
+    rf"[A-Za-z0-9._:-]{{1,{NAME_MAX}}}",
+    f"1 to {NAME_MAX} letters, digits, `.`, `_`, `:` or `-` (it is a label value)",
+)
+_MODES = choice("off", "loaded", "always")
+
+
+def _default_mode(reader: Reader, raw: object, path: str) -> CanaryMode:
+    mode: CanaryMode = _MODES.parse(reader, raw, path)
+    if mode == "always":
+        raise Wrong(
+            "must be off or loaded: always is for models named in `models` only, because it loads them and"
+            " keeps them in memory for good"
+        )
+    return mode
+
+
+_MODE: Kind[CanaryMode] = Kind("off \\| loaded", _default_mode)
+
+
+def _model(name: str) -> str:
+    """`llama3` and `llama3:latest` are one model."""
+    if not re.fullmatch(r"[A-Za-z0-9][!-~]{0,383}", name):
+        raise Wrong(f"must be the name of a model such as llama3.2:3b, got {seen(name)}")
+    if re.search(r":(.*-)?cloud(:|$)", name.lower()):
+        raise Wrong("is a model in the cloud; the canary never runs on these")
+    return name if ":" in name.rsplit("/", 1)[-1] else f"{name}:latest"
+
+
+_OURS = {"host", "origin", "connection", "content-length", "content-type", "transfer-encoding", "accept", "user-agent"}
+_CREDENTIAL = re.compile(r"auth|cookie|token|secret|key|passw|credential", re.I)
+
+
+def _header(name: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}", name):
+        raise Wrong("must be the name of an HTTP header")
+    if name.lower() == "host":
+        raise Wrong("use `host_header`")
+    if name.lower() in _OURS or name.lower().startswith("accept-"):
+        raise Wrong("is set by the exporter or must not be sent to Ollama")
+    return name
+
+
+def _header_value(reader: Reader, raw: object, path: str) -> Secret:
+    value = expanded(reader, raw)
+    if _CREDENTIAL.search(path.partition(".headers.")[2]) and value == raw:
+        raise Wrong("must take its value from the environment: write ${NAME} in place of the secret")
+    if not re.fullmatch(r"[!-~]([ -~]*[!-~])?", value):
+        raise Wrong("must be printable ASCII without spaces at the ends (the value is not shown)")
+    return Secret(value)
+
+
+_HEADERS = table("header: value, may hold `${VAR}`", _header, Kind("text", _header_value, expands=True))
+_MODEL_MODES = table("model: off \\| loaded \\| always", _model, _MODES)
+
+# --- sections --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BasicAuth:
+    username: str = setting(text("text", r"[^:\x00-\x1f\x7f]+", "text without `:`"), "User name.")
+    password_file: SecretFile = setting(
+        SECRET_FILE, "File that holds the password; a line break at its end does not count."
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tls:
+    ca_file: PinnedFile | None = setting(
+        PEM_FILE, "Certificates to trust in place of the system's.", None, "the system's"
+    )
+    cert_file: PinnedFile | None = setting(PEM_FILE, "Certificate to show to the server.", None)
+    key_file: PinnedFile | None = setting(PEM_FILE, "Its key, unencrypted.", None, "in `cert_file`")
+    insecure_skip_verify: bool = setting(SWITCH, "Trust any certificate. For tests.", False)
+
+    def objections(self) -> Iterator[tuple[str, str]]:
+        if self.key_file and not self.cert_file:
+            yield "key_file", "needs `cert_file`"
+        if self.ca_file and self.insecure_skip_verify:
+            yield "ca_file", "has no effect with insecure_skip_verify: true"
+        yield from _loadable(self)
+
+
+def _loadable(tls: Tls) -> Iterator[tuple[str, str]]:
+    """What TLS itself says to the files, before the first connection does."""
+    if not (tls.ca_file or tls.cert_file):
+        return
+    import ssl  # a tenth of a second that only its users pay
+
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    try:
+        if tls.ca_file:
+            context.load_verify_locations(tls.ca_file.path)
+    except (ssl.SSLError, OSError):
+        yield "ca_file", f"{tls.ca_file.path if tls.ca_file else ''} holds no certificate that can be used"
+    try:
+        if tls.cert_file:
+            # The password is asked for on the terminal unless one is given.
+            context.load_cert_chain(tls.cert_file.path, tls.key_file.path if tls.key_file else None, password="")
+    except (ssl.SSLError, OSError, ValueError):
+        yield (
+            "cert_file",
+            "certificate and key cannot be used: one is broken, the key is encrypted, or they do not match",
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Canary:
+    mode: CanaryMode = setting(
+        _MODE,
+        "What to do about models that are not named in `models`. loaded: probe them while they are loaded anyway and in"
+        " use (server 0.30 or newer). off: never. A bare off is understood.",
+        "loaded",
+    )
+    every: float = setting(duration("1s", "1d"), "Least time between two canaries on one model.", "60s")
+    timeout: float = setting(
+        duration("1s", "1h"),
+        "How long a canary may wait for its answer. Longer than any plausible queue: a request that is given up can"
+        " leave its slot taken.",
+        "10m",
+    )
+    models: tuple[tuple[str, CanaryMode], ...] = setting(
+        _MODEL_MODES,
+        "Modes of single models; llama3 is llama3:latest. Naming one also allows servers before 0.30. always: probe it"
+        " even if it is not loaded, so that it is loaded and stays in memory for good; costs its memory and may evict"
+        " what users work with.",
+        {},
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerCanary:
+    """As Canary, for one server. `load` puts the common value where None was read."""
+
+    mode: CanaryMode = setting(_MODE, "As `canary.mode`, for this server.", None, "`canary.mode`")
+    every: float = setting(duration("1s", "1d"), "As `canary.every`, for this server.", None, "`canary.every`")
+    timeout: float = setting(duration("1s", "1h"), "As `canary.timeout`, for this server.", None, "`canary.timeout`")
+    models: tuple[tuple[str, CanaryMode], ...] = setting(
+        _MODEL_MODES, "Added to those of `canary.models`, which they override.", {}, "`canary.models`"
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Server:
+    """One member of the fleet. `load` puts the common value where None was read."""
+
+    name: str = setting(_NAME, "Value of the label `server`.", None, "host:port of `url`")
+    url: str = setting(
+        URL,
+        "Base URL, with a path if a proxy needs one; without user, password and query. No port: 80, or 443 for https.",
+    )
+    timeout: float = setting(
+        duration("100ms", "1m"),
+        "For one answer of /api/version, /api/ps or /api/tags. Ollama answers slowly while it loads a model; 2s to 5s"
+        " is sound.",
+        "5s",
+    )
+    connect_timeout: float = setting(duration("10ms", "1m"), "For the connection alone; at most `timeout`.", "2s")
+    host_header: str = setting(
+        text("text", r"[A-Za-z0-9._:\[\]-]{1,260}", "a host name, with a port if need be"),
+        "`Host` to send. An Ollama bound to a loopback address refuses public names with 403; localhost is accepted.",
+        None,
+        "that of `url`",
+    )
+    headers: tuple[tuple[str, Secret], ...] = setting(
+        _HEADERS, "Headers to send. Secret ones must take their value from `${VAR}`; no value is ever shown.", {}
+    )
+    bearer_token_file: SecretFile | None = setting(
+        SECRET_FILE,
+        "File that holds a token, sent as `Authorization: Bearer ...`; a line break at its end does not count.",
+        None,
+    )
+    basic_auth: BasicAuth | None = setting(
+        section(BasicAuth), "User and password, for a proxy in front of Ollama.", None
+    )
+    tls: Tls = setting(section(Tls), "For https.", {})
+    proxy_url: Secret | None = setting(
+        PROXY, "HTTP proxy to go through. HTTP_PROXY and the like are not read.", None, "none"
+    )
+    poll_interval: float = setting(
+        duration("1s", "1h"), "As `poll.interval`, for this server.", None, "`poll.interval`"
+    )
+    inventory_interval: float = setting(
+        duration("10s", "1d"), "As `poll.inventory_interval`, for this server.", None, "`poll.inventory_interval`"
+    )
+    canary: ServerCanary = setting(section(ServerCanary), "The canary on this server.", {}, "`canary`")
+
+    def objections(self) -> Iterator[tuple[str, str]]:
+        if self.connect_timeout > self.timeout:
+            yield "connect_timeout", f"must be at most timeout ({self.timeout:g} s), got {self.connect_timeout:g} s"
+        if self.url.startswith("http:") and any((self.tls.ca_file, self.tls.cert_file, self.tls.insecure_skip_verify)):
+            yield "tls", "has no effect: the URL is http://"
+        names = [name.lower() for name, _ in self.headers]
+        for name in sorted({name for name in names if names.count(name) > 1}):
+            yield f"headers.{name}", "is given twice"
+        if self.bearer_token_file and not re.fullmatch(r"[!-~]+", self.bearer_token_file.secret.reveal()):
+            yield (
+                "bearer_token_file",
+                f"{self.bearer_token_file.path} holds no token: it has spaces or non-ASCII characters",
+            )
+        ways = {"bearer_token_file": self.bearer_token_file, "basic_auth": self.basic_auth}
+        given = [key for key, value in ways.items() if value] + ["headers.authorization"] * ("authorization" in names)
+        for second in given[1:]:
+            yield second, f"cannot be used together with {given[0]}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Poll:
+    interval: float = setting(
+        duration("1s", "1h"), "Time between two looks at each server (/api/version and /api/ps).", "15s"
+    )
+    inventory_interval: float = setting(
+        duration("10s", "1d"),
+        "Time between two looks at what is installed (/api/tags, which reads the server's disk).",
+        "5m",
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Host:
+    enabled: bool = setting(SWITCH, "Whether to export `ollama_host_*`: the machine the exporter runs on.", True)
+    name: str = setting(_NAME, "Value of the label `host`.", None, "the machine's host name")
+    models_dir: str = setting(
+        text("path", r"(/[^\x00-\x1f]*)?", "an absolute path"),
+        "Folder of Ollama's model store on this machine.",
+        "",
+        "found: OLLAMA_MODELS of the running server, or Ollama's defaults",
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    models: int = setting(
+        whole(1, 10_000), "Values of the label `model` per server at most; what is beyond is put under `other`.", 200
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Web:
+    listen_address: Listen = setting(LISTEN, "Where to serve /metrics: host:port, or :port for every address.", ":8082")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Log:
+    level: Literal["debug", "info", "warning", "error"] = setting(
+        choice("debug", "info", "warning", "error"), "What is logged.", "info"
+    )
+    format: Literal["text", "json"] = setting(choice("text", "json"), "Lines for people, or JSON.", "text")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """The whole configuration. Only `load` makes one, so there is none that was not checked.
+
+    `origin` tells where the servers come from.
+    """
+
+    servers: tuple[Server, ...] = setting(
+        listing(section(Server)),
+        f"The fleet. {SERVERS} replaces it as a whole.",
+        None,
+        "OLLAMA_HOST, or " + DEFAULT_URL,
+    )
+    poll: Poll = setting(section(Poll), "How often to look at servers.", {})
+    canary: Canary = setting(
+        section(Canary), "A timed tiny generation on models in use; common to all servers that say nothing else.", {}
+    )
+    host: Host = setting(section(Host), "The machine the exporter runs on.", {})
+    limits: Limits = setting(section(Limits), "Bounds on what is exported.", {})
+    web: Web = setting(section(Web), "The exporter's own web server.", {})
+    log: Log = setting(section(Log), "The exporter's own log.", {})
+    origin: str = ""
+
+    def effective(self) -> dict[str, Any]:
+        """What is in force, in the notation of the file. Secrets are not in it."""
+        return dict(shown(self))
+
+    def effective_yaml(self) -> str:
+        return document.dump(self.effective())
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 of what is in force, contents of secrets and certificates included."""
+        content = shown(self, lambda secret: hashlib.sha256(secret.reveal().encode()).hexdigest())
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+FLAGS: dict[str, tuple[type, str, str]] = {
+    "web.listen-address": (Web, "web", "listen_address"),
+    "log.level": (Log, "log", "level"),
+    "log.format": (Log, "log", "format"),
+}
+"""Flag -> its section and key. Each flag has a variable, too: `variable(flag)`."""
+
+
+def variable(flag: str) -> str:
+    return PREFIX + re.sub(r"\W", "_", flag).upper()
