@@ -58,6 +58,7 @@ _LOAD_SUSPICION = 0.5  # a warm load_duration was seen up to 0.11 s, the quickes
 _SATURATION_WAIT = 2.0
 _SATURATION_HOLD = 3  # intervals
 _SLIDE_LOOK = 0.25
+_DUE_TOLERANCE = 0.2  # polls start a little early or late; none is put off by a whole poll for it
 _SETTLE = 1.0
 _SETTLE_LOOKS = 3
 
@@ -104,7 +105,7 @@ class CanarySource:
         self._present: frozenset[str] = frozenset()
         self._pending: asyncio.Task[None] | None = None
         self._pending_model, self._pending_since = "", 0.0
-        self._hold_until = 0.0
+        self._hold_until = self._tick = 0.0
         self._attempts = Counter(catalog.CANARY_ATTEMPTS, server=watch.server)
         self._skips = Counter(catalog.CANARY_SKIPS, server=watch.server)
         self._ttft = Histogram(catalog.CANARY_TTFT, server=watch.server)
@@ -117,10 +118,11 @@ class CanarySource:
 
     async def collect(self) -> Iterable[Sample]:
         self._reap()
+        self._tick = _loop_time()
         try:
             answer = await self._client.ps()
             self._meet(answer.value.models)
-            due = [name for name in self._present if self._subjects[name].due <= _loop_time()]
+            due = [name for name in self._present if self._subjects[name].due <= self._tick + _DUE_TOLERANCE]
             if due:
                 await self._consider(due)
         except OllamaError as error:
@@ -159,7 +161,7 @@ class CanarySource:
             subject = self._subjects.get(name)
             if subject is None or (row is not None and subject.digest != row.digest):
                 digest = row.digest if row else ""
-                self._subjects[name] = _Subject(digest, due=_loop_time() + self._settings.every)
+                self._subjects[name] = _Subject(digest, due=self._tick + self._settings.every)
                 self._zero(name)
             elif subject.settling and row is not None:
                 # When we last looked, users in flight kept the expiry from moving. What it is now may be our doing.
@@ -248,13 +250,13 @@ class CanarySource:
 
     def _skip(self, name: str, reason: Skip) -> None:
         self._skips.add(model=name, reason=reason)
-        self._subjects[name].due = _loop_time() + self._settings.every
+        self._subjects[name].due = self._tick + self._settings.every
 
     # --- one canary --------------------------------------------------------------------------------------------------
 
     def _send(self, name: str, scene: _Scene) -> None:
         subject = self._subjects[name]
-        subject.due = _loop_time() + self._settings.every
+        subject.due = self._tick + self._settings.every
         subject.last_attempt = self._pending_since = self._now()
         self._pending_model = name
         self._pending = asyncio.create_task(self._attempt(name, subject, scene), name=f"canary {self._server} {name}")
