@@ -235,7 +235,11 @@ HOST_SWAP_TOTAL = Family(
     "ollama_host_swap_total_bytes", "gauge", "Swap of the exporter's machine; 0 when it has none.", ("host",), "bytes"
 )
 HOST_SWAP_USED = Family(
-    "ollama_host_swap_used_bytes", "gauge", "Swap in use on the exporter's machine, at the last reading.", ("host",), "bytes"
+    "ollama_host_swap_used_bytes",
+    "gauge",
+    "Swap in use on the exporter's machine, at the last reading.",
+    ("host",),
+    "bytes",
 )
 HOST_STORE_SIZE = Family(
     "ollama_host_model_store_size_bytes", "gauge",
@@ -266,7 +270,11 @@ HOST_PRESSURE = Family(
     ("host", "resource", "share"), "seconds",
 )  # fmt: skip
 HOST_BOOT = Family(
-    "ollama_host_boot_timestamp_seconds", "gauge", "Unix time at which the exporter's machine started.", ("host",), "seconds"
+    "ollama_host_boot_timestamp_seconds",
+    "gauge",
+    "Unix time at which the exporter's machine started.",
+    ("host",),
+    "seconds",
 )
 HOST_PROCESSES = Family(
     "ollama_host_processes", "gauge",
@@ -359,9 +367,7 @@ EXPORTER_DROPPED = Family(
 PROCESS_CPU = Family(
     "process_cpu_seconds_total", "counter", "User and system CPU time of the exporter itself.", (), "seconds"
 )
-PROCESS_RSS = Family(
-    "process_resident_memory_bytes", "gauge", "Resident memory of the exporter itself.", (), "bytes"
-)
+PROCESS_RSS = Family("process_resident_memory_bytes", "gauge", "Resident memory of the exporter itself.", (), "bytes")
 PROCESS_VIRTUAL = Family("process_virtual_memory_bytes", "gauge", "Virtual memory of the exporter itself.", (), "bytes")
 PROCESS_START = Family(
     "process_start_time_seconds", "gauge", "Unix time at which the exporter itself started.", (), "seconds"

@@ -15,16 +15,25 @@ from exporter.config import Config, Server, plan
 from exporter.config.kinds import duration_text
 from exporter.exposition import encode
 from exporter.fleet import Observer
-from exporter.model import CanaryMode, CanarySettings, Family, HostSettings, Reading, Reason, Source, Watch
-from exporter.ollama import canonical, version_number
+from exporter.model import (
+    CanaryMode,
+    CanarySettings,
+    Family,
+    HostSettings,
+    Reading,
+    Reason,
+    Source,
+    Watch,
+    canonical,
+)
+from exporter.ollama import version_number
 from exporter.sources import SOURCES, build
 from exporter.sources.api import STATES
-from exporter.sources.canary import OUTCOMES, SKIPS
+from exporter.sources.canary import OUTCOMES, SAFE_VERSION, SKIPS
 
 Build = Callable[[Watch], Source]
 
 ASSUMED_LOADED, ASSUMED_INSTALLED = 3, 10
-_CANARY_SINCE = (0, 30, 0)
 
 
 # --- the plan --------------------------------------------------------------------------------------------------------
@@ -260,9 +269,9 @@ def series_text(watches: Sequence[Watch], here: Reading) -> str:
 # --- online ----------------------------------------------------------------------------------------------------------
 
 
-def online(config: Config, build: Build = build) -> tuple[str, bool]:
-    """Look once through the watches of the servers and the host: what was seen, and whether that was all. The canary is
-    left out, so that nothing is generated; whether it could run is told from what the api source saw."""
+def online(config: Config, build: Build = build) -> str:
+    """Look once through the watches of the servers and the host, and tell what was seen. The canary is left out, so that
+    nothing is generated; whether it could run is told from what the api source saw."""
     watches = plan(config)
     readings = asyncio.run(_look([watch for watch in watches if watch.source in ("api", "host")], build))
     canaries = {watch.server: watch.settings for watch in watches if isinstance(watch.settings, CanarySettings)}
@@ -271,7 +280,7 @@ def online(config: Config, build: Build = build) -> tuple[str, bool]:
     failed = [reading for reading in readings if reading.failure]
     parts += [f"{_name(each.watch)}: {each.failure}: {ADVICE[each.failure]}" for each in failed if each.failure]
     parts.append(_series_now(readings, canaries))
-    return "\n\n".join(parts) + "\n", not failed
+    return "\n\n".join(parts) + "\n"
 
 
 def _name(watch: Watch) -> str:
@@ -340,7 +349,7 @@ def canary_verdict(canary: CanarySettings | None, version: str, loaded: Iterable
 def _verdict(named: CanaryMode | None, default: CanaryMode, number: tuple[int, int, int] | None) -> str:
     if (named or default) == "off":
         return "off"
-    if named is None and (number is None or number < _CANARY_SINCE):
+    if named is None and (number is None or number < SAFE_VERSION):
         return "not before 0.30 unless named"
     return "able"
 

@@ -56,9 +56,7 @@ class Fleet:
     def healthy(self) -> bool:
         """Whether every loop is alive and keeps its times. Says nothing about the targets."""
         now = asyncio.get_running_loop().time()
-        return all(
-            not task.done() and now < self._overdue.get(watch, math.inf) for watch, task in self._loops.items()
-        )
+        return all(not task.done() and now < self._overdue.get(watch, math.inf) for watch, task in self._loops.items())
 
     def _stop(self, watches: Iterable[Watch]) -> None:
         for watch in watches:
@@ -131,6 +129,4 @@ class Observer:
 
     def failed(self, reason: Reason, took: float, samples: tuple[Sample, ...] = ()) -> Reading:
         self._failures[reason] = self._failures.get(reason, 0) + 1
-        return Reading(
-            self._watch, self._now(), took, samples, reason, dict(self._failures), self._succeeded_at
-        )
+        return Reading(self._watch, self._now(), took, samples, reason, dict(self._failures), self._succeeded_at)

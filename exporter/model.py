@@ -84,6 +84,16 @@ class Source(Protocol):
         """Let go of connections and tasks. Called once, after the last collect."""
 
 
+def canonical(name: str) -> str:
+    """`llama3` and `llama3:latest` are one model: the name with its tag."""
+    return name if ":" in name.rsplit("/", 1)[-1] else f"{name}:latest"
+
+
+def is_cloud(name: str) -> bool:
+    """Whether a request for this name may be sent on to ollama.com, wherever it is stored. Errs on the safe side."""
+    return any(part == "cloud" or part.endswith("-cloud") for part in name.lower().split(":"))
+
+
 class Secret:
     """A string that never shows itself: `reveal()` gives it, everything else prints `<secret>`."""
 

@@ -31,7 +31,7 @@ from typing import Any, Generic, TypeVar, cast
 import httpx
 
 from exporter import __version__
-from exporter.model import Endpoint, Reason
+from exporter.model import Endpoint, Reason, canonical, is_cloud
 
 T = TypeVar("T")
 
@@ -79,7 +79,9 @@ def _status_reason(status: int, empty: bool) -> Reason:
         return "forbidden_host"  # the Host (or Origin) check of a server bound to loopback answers just so
     if 300 <= status < 400:
         return "redirect"
-    return "http_4xx" if 400 <= status < 500 else "http_5xx"
+    if 400 <= status < 500:
+        return "http_4xx"
+    return "http_5xx" if status >= 500 else "malformed"
 
 
 # --- values ----------------------------------------------------------------------------------------------------------
@@ -153,17 +155,7 @@ class Answer(Generic[T]):
     clock_offset: float | None
 
 
-# --- names -----------------------------------------------------------------------------------------------------------
-
-
-def canonical(name: str) -> str:
-    """`llama3` and `llama3:latest` are one model: the name with its tag."""
-    return name if ":" in name.rsplit("/", 1)[-1] else f"{name}:latest"
-
-
-def is_cloud(name: str) -> bool:
-    """Whether a request for this name may be sent on to ollama.com, wherever it is stored. Errs on the safe side."""
-    return any(part == "cloud" or part.endswith("-cloud") for part in name.lower().split(":"))
+# --- versions --------------------------------------------------------------------------------------------------------
 
 
 _VERSION = re.compile(r"v?(\d{1,6})\.(\d{1,6})(?:\.(\d{1,6}))?")
@@ -277,7 +269,7 @@ def _named_rows(body: bytes, count: _Rejections) -> Iterator[tuple[str, dict[str
     seen = set()
     for row in models:
         name = row.get("name") or row.get("model") if isinstance(row, dict) else None
-        if not isinstance(name, str):
+        if not isinstance(name, str) or not name:
             raise BadAnswer("malformed", "a model without a name")
         name = canonical(_clean(name))
         if name in seen:
@@ -336,7 +328,7 @@ class _Rejections:
         if value is None:
             return None
         if isinstance(value, list) and all(isinstance(word, str) for word in value):
-            return frozenset(value)
+            return frozenset(map(_clean, value))
         self.rejected += 1
         return None
 
@@ -345,11 +337,11 @@ class _Rejections:
         if value is None:
             return None
         moment = parse_moment(value) if isinstance(value, str) else None
-        if moment is None:
+        if moment is None or _YEAR_2 <= moment < 0:
             self.rejected += 1
             return None
         # Go's zero time (year 1) means "not set", not "two thousand years ago".
-        return moment if moment > _YEAR_2 else None
+        return moment if moment >= 0 else None
 
     def _text(self, details: dict[str, Any], key: str) -> str:
         value = details.get(key)
@@ -370,7 +362,7 @@ def _clean(text: str) -> str:
     return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
 
 
-_MOMENT = re.compile(r"(\d{4}-\d\d-\d\d)[Tt ](\d\d:\d\d:\d\d)(?:\.(\d{1,18}))?(Z|z|[+-]\d\d:\d\d)")
+_MOMENT = re.compile(r"(\d{4}-\d\d-\d\d)[Tt ](\d\d:\d\d:\d\d)(?:\.(\d{1,18}))?(Z|z|[+-]\d\d:\d\d)", re.ASCII)
 _YEAR_2 = datetime(2, 1, 1, tzinfo=UTC).timestamp()
 
 
@@ -451,7 +443,9 @@ class Client:
 
     def _request(self, method: str, path: str, content: bytes, timeout: float) -> httpx.Request:
         headers = [*self._headers, ("Content-Type", "application/json")] if content else self._headers
-        limits = {"connect": self._endpoint.connect_timeout, "read": timeout, "write": timeout, "pool": timeout}
+        # Less than the whole, or a server that nobody reaches would look like one that is silent.
+        connect = min(self._endpoint.connect_timeout, 0.9 * timeout)
+        limits = {"connect": connect, "read": timeout, "write": timeout, "pool": timeout}
         return httpx.Request(
             method, self._endpoint.url + path, headers=headers, content=content or None, extensions={"timeout": limits}
         )
@@ -480,7 +474,9 @@ class Client:
         if date is None:
             return None
         try:
-            return parsedate_to_datetime(date).timestamp() - self._now()
+            moment = parsedate_to_datetime(date)
+            # `-0000` gives a naive datetime, which would be taken for our own local time.
+            return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() - self._now()
         except (ValueError, OverflowError):
             return None
 

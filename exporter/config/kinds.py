@@ -312,22 +312,22 @@ class SecretFile:
     secret: Secret
 
 
-def shown(value: object, secret: Callable[[Secret], str] | None = None) -> Any:
-    """A section as mappings, lists and plain values, in the notation of the file. Secrets are `<secret>`, or what
-    `secret` makes of them, in which case files come with their digests."""
+def shown(value: object, *, digests: bool = False) -> Any:
+    """A section as mappings, lists and plain values, in the notation of the file, secrets as `<secret>`. With `digests`
+    certificate files come with theirs."""
     if isinstance(value, Secret):
-        return secret(value) if secret else str(value)
+        return str(value)
     if isinstance(value, SecretFile):
-        return f"{value.path}#{secret(value.secret)}" if secret else value.path
+        return value.path
     if isinstance(value, PinnedFile):
-        return f"{value.path}#{value.digest}" if secret else value.path
+        return f"{value.path}#{value.digest}" if digests else value.path
     if is_dataclass(value) and not isinstance(value, type):
         pairs = ((each, getattr(value, each.name)) for each in _fields(type(value)))
-        return {each.name: shown(each.metadata["kind"].show(v), secret) for each, v in pairs if v is not None}
+        return {each.name: shown(each.metadata["kind"].show(v), digests=digests) for each, v in pairs if v is not None}
     if isinstance(value, Mapping):
-        return {key: shown(below, secret) for key, below in value.items()}
+        return {key: shown(below, digests=digests) for key, below in value.items()}
     if isinstance(value, list):
-        return [shown(item, secret) for item in value]
+        return [shown(item, digests=digests) for item in value]
     return value
 
 

@@ -31,7 +31,7 @@ from exporter.config.kinds import (
     text,
     whole,
 )
-from exporter.model import CanaryMode, PinnedFile, Secret
+from exporter.model import CanaryMode, PinnedFile, Secret, canonical, is_cloud
 
 PREFIX = "OLLAMA_EXPORTER_"
 CONFIG_FILE = f"{PREFIX}CONFIG_FILE"
@@ -66,9 +66,9 @@ def _model(name: str) -> str:
     """`llama3` and `llama3:latest` are one model."""
     if not re.fullmatch(r"[A-Za-z0-9][!-~]{0,383}", name):
         raise Wrong(f"must be the name of a model such as llama3.2:3b, got {seen(name)}")
-    if re.search(r":(.*-)?cloud(:|$)", name.lower()):
+    if is_cloud(name):
         raise Wrong("is a model in the cloud; the canary never runs on these")
-    return name if ":" in name.rsplit("/", 1)[-1] else f"{name}:latest"
+    return canonical(name)
 
 
 _OURS = {"host", "origin", "connection", "content-length", "content-type", "transfer-encoding", "accept", "user-agent"}
@@ -324,8 +324,9 @@ class Config:
 
     @property
     def hash(self) -> str:
-        """SHA-256 of what is in force, contents of secrets and certificates included."""
-        content = shown(self, lambda secret: hashlib.sha256(secret.reveal().encode()).hexdigest())
+        """SHA-256 of what is in force, contents of certificates included. Secrets are left out: the hash is on a page
+        that others read, and would let them try out guesses."""
+        content = shown(self, digests=True)
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 

@@ -15,7 +15,7 @@ from typing import Any, Literal, cast, get_args
 
 from exporter import catalog
 from exporter.meter import Counter, Histogram
-from exporter.model import CanaryMode, CanarySettings, Failed, Sample, Watch
+from exporter.model import CanaryMode, CanarySettings, Failed, Sample, Watch, is_cloud
 from exporter.ollama import (
     NAME_MAX,
     Answer,
@@ -27,7 +27,6 @@ from exporter.ollama import (
     LoadedModel,
     OllamaError,
     TimedOut,
-    is_cloud,
     parse_embedding,
     parse_generation,
     version_number,
@@ -50,7 +49,8 @@ beginning of a user's conversation and puts it into that user's slot."""
 
 TOKENS = 16
 _TOKENS_FOR_SPEED = 8
-_SAFE_VERSION = (0, 30, 0)  # before, num_ctx from /api/ps is not what the server compares, and may cause a reload
+SAFE_VERSION = (0, 30, 0)
+"""Before, num_ctx from /api/ps is not what the server compares, and may cause a reload."""
 _LOCAL_SUFFIX_VERSION = (0, 17, 6)
 _PINNED_AHEAD = 10 * 365 * 86400.0
 _EXPIRY_MARGIN = 10.0
@@ -211,7 +211,7 @@ class CanarySource:
             return "remote"
         if subject.stopped:
             return "stopped"
-        if name not in self._modes and (scene.version is None or scene.version < _SAFE_VERSION):
+        if name not in self._modes and (scene.version is None or scene.version < SAFE_VERSION):
             return "old_server"
         if installed is None or (loaded is not None and loaded.digest != installed.digest):
             return "replaced"
