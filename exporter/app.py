@@ -122,7 +122,7 @@ def run(load: Load) -> int:
 
 
 def demo(load: Callable[[str], Config], seed: int | None = None) -> int:
-    """`ollama-exporter demo`: the same, on a simulated fleet. `load` takes the servers as OLLAMA_EXPORTER_SERVERS does."""
+    """`ollama-exporter demo`: the same on a simulated fleet. `load` takes what OLLAMA_EXPORTER_SERVERS would hold."""
     return _complete(_demo(load, seed))
 
 
@@ -137,7 +137,7 @@ async def _run(config: Config, load: Load, *beside: Coroutine[None, None, None])
         except OSError as error:
             for coroutine in beside:
                 coroutine.close()
-            log.error("cannot listen on %s: %s", listen, error)  # noqa: TRY400 - an operator's mistake, no traceback
+            log.error("cannot listen on %s: %s", listen, error)
             return 1
     return 0
 
@@ -155,7 +155,7 @@ async def _demo(load: Callable[[str], Config], seed: int | None) -> int:
         for line in (
             "a simulated fleet; its incidents, minutes and seconds of each cycle of ten minutes:",
             *fleet.timetable.lines(),
-            "the status page of the exporter is http://localhost:%d/" % config.web.listen_address.port,
+            f"the status page of the exporter is http://localhost:{config.web.listen_address.port}/",
         ):
             log.info("demo: %s", line)
         return await _run(config, lambda: config, fleet.run(), _announce(fleet))

@@ -270,8 +270,8 @@ def series_text(watches: Sequence[Watch], here: Reading) -> str:
 
 
 def online(config: Config, build: Build = build) -> str:
-    """Look once through the watches of the servers and the host, and tell what was seen. The canary is left out, so that
-    nothing is generated; whether it could run is told from what the api source saw."""
+    """Look once through the watches of the servers and the host, and tell what was seen. The canary is left out, so
+    that nothing is generated; whether it could run is told from what the api source saw."""
     watches = plan(config)
     readings = asyncio.run(_look([watch for watch in watches if watch.source in ("api", "host")], build))
     canaries = {watch.server: watch.settings for watch in watches if isinstance(watch.settings, CanarySettings)}

@@ -8,6 +8,7 @@ import math
 import time
 import zlib
 from collections.abc import Callable, Iterable
+from functools import partial
 
 from exporter.meter import Histogram
 from exporter.model import Failed, Reading, Reason, Sample, Source, Watch
@@ -24,7 +25,7 @@ class Fleet:
     """Keeps the watches of the current plan running.
 
     `build` makes a watch's source, `publish` takes each reading, `reasons` tells why readings of a watch can fail
-    (their counts start at 0), `lag` is told how late each poll started, in seconds, `now` is the wall clock (Unix time).
+    (their counts start at 0), `lag` is told how many seconds late each poll started, `now` is the wall clock.
     """
 
     def __init__(
@@ -43,7 +44,7 @@ class Fleet:
 
     def apply(self, plan: Iterable[Watch]) -> None:
         """From now on these watches and no others. Those that run already go on undisturbed, with their counters."""
-        self._plans.put_nowait(tuple(plan))
+        self._plans.put_nowait(tuple(dict.fromkeys(plan)))
 
     async def run(self) -> None:
         """Run until cancelled."""
@@ -72,7 +73,7 @@ class Fleet:
 
     async def _watch(self, watch: Watch, due: float) -> None:
         loop = asyncio.get_running_loop()
-        source = self._build(watch)
+        source = _Built(partial(self._build, watch))
         observer = Observer(watch, source, self._reasons(watch), self._now)
         try:
             while True:
@@ -82,7 +83,10 @@ class Fleet:
                 self._hand_over(await observer.observe(), observer)
                 due = next_due(watch, loop.time())
         finally:
-            await source.aclose()
+            try:
+                await source.aclose()
+            except Exception:
+                log.exception("bug while closing source %s of %s", watch.source, watch.server or "this host")
 
     def _hand_over(self, reading: Reading, observer: Observer) -> None:
         """A reading that cannot be published is a bug of one source; it must not take the others with it."""
@@ -90,7 +94,25 @@ class Fleet:
             self._publish(reading)
         except Exception:
             log.exception("a reading of %s %s cannot be published", reading.watch.server, reading.watch.source)
-            self._publish(observer.failed("bug", reading.took))
+            self._publish(observer.retract(reading))
+
+
+class _Built:
+    """A source that is built when it is first looked through, and again while that fails: a certificate that has gone
+    from the disk since the configuration was read must not end the fleet."""
+
+    def __init__(self, build: Callable[[], Source]) -> None:
+        self._build = build
+        self._source: Source | None = None
+
+    async def collect(self) -> Iterable[Sample]:
+        if self._source is None:
+            self._source = self._build()
+        return await self._source.collect()
+
+    async def aclose(self) -> None:
+        if self._source is not None:
+            await self._source.aclose()
 
 
 def next_due(watch: Watch, now: float) -> float:
@@ -109,6 +131,7 @@ class Observer:
         self._watch, self._source, self._now = watch, source, now
         self._failures: dict[Reason, int] = dict.fromkeys(reasons, 0)
         self._succeeded_at: float | None = None
+        self._succeeded_before: float | None = None
 
     async def observe(self) -> Reading:
         """One reading, within the watch's time."""
@@ -124,8 +147,17 @@ class Observer:
         except Exception:
             log.exception("bug in source %s of %s", self._watch.source, self._watch.server or "this host")
             return self.failed("bug", loop.time() - started)
+        self._succeeded_before = self._succeeded_at
         at = self._succeeded_at = self._now()
         return Reading(self._watch, at, loop.time() - started, samples, None, dict(self._failures), at)
+
+    def retract(self, reading: Reading) -> Reading:
+        """What to say instead of the last reading, which cannot be published: a bug, and nothing that it counted."""
+        if reading.failure is None:
+            self._succeeded_at = self._succeeded_before
+        else:
+            self._failures[reading.failure] -= 1
+        return self.failed("bug", reading.took)
 
     def failed(self, reason: Reason, took: float, samples: tuple[Sample, ...] = ()) -> Reading:
         self._failures[reason] = self._failures.get(reason, 0) + 1

@@ -152,7 +152,7 @@ CanaryMode = Literal["off", "loaded", "always"]
 
 @dataclass(frozen=True, slots=True)
 class ApiSettings:
-    """`inventory_every`: seconds between two looks at /api/tags. `models_max`: cap on the values of the label `model`."""
+    """`inventory_every`: seconds between two looks at /api/tags. `models_max`: cap on values of the label `model`."""
 
     endpoint: Endpoint
     inventory_every: float = 300.0

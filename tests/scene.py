@@ -33,6 +33,8 @@ from exporter.simulator import (
 from exporter.sources import SOURCES, Surroundings, build
 
 ENDPOINT = Endpoint("http://a:11434")
+PATIENT = 1e6
+"""Seconds: virtual ones cost nothing."""
 
 
 def virtually(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
@@ -68,7 +70,7 @@ class Stage:
 
     def __init__(self, server: SimServer, watch: Watch) -> None:
         self.server, self.watch = server, watch
-        self._people = httpx.AsyncClient(transport=SimTransport({"a": server}), base_url=ENDPOINT.url, timeout=None)
+        self._people = httpx.AsyncClient(transport=SimTransport({"a": server}), base_url=ENDPOINT.url, timeout=PATIENT)
         self.recorder = Recorder(SimTransport({"a": server}))
         self.source = self.new_source()
         self.observer = Observer(watch, self.source, SOURCES[watch.source].reasons, virtual_wall_clock)
@@ -97,6 +99,10 @@ class Stage:
     async def loaded(self) -> dict[str, dict[str, Any]]:
         rows = (await self._people.get("/api/ps")).json()["models"]
         return {row["name"]: row for row in rows}
+
+    async def until_loaded(self) -> None:
+        while not await self.loaded():  # noqa: ASYNC110 - the server has no event to tell, and time is virtual
+            await asyncio.sleep(5)
 
     async def aclose(self) -> None:
         await self.source.aclose()

@@ -214,7 +214,9 @@ def test_reload_by_signal_and_by_post_is_all_or_nothing(tmp_path: Path) -> None:
     path.write_text("servers:\n  - {name: a, url: 'http://127.0.0.1:1'}\n")
     with process("--config.file", str(path)) as it:
         assert it.client.get("/-/reload").status_code == 405
-        path.write_text("servers:\n  - {name: a, url: 'http://127.0.0.1:1'}\n  - {name: b, url: 'http://127.0.0.1:2'}\n")
+        path.write_text(
+            "servers:\n  - {name: a, url: 'http://127.0.0.1:1'}\n  - {name: b, url: 'http://127.0.0.1:2'}\n"
+        )
         it.popen.send_signal(signal.SIGHUP)
         it.read_until("configuration reloaded: 2 servers")
         path.write_text("servers:\n  - {name: a, ulr: 'http://127.0.0.1:1'}\nspeed: 9\n")

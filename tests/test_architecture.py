@@ -52,7 +52,7 @@ def imports(path: Path) -> set[str]:
 
 
 def room(name: str) -> str:
-    return name.split("/")[0]
+    return name.split("/", maxsplit=1)[0]
 
 
 def row(name: str) -> int:

@@ -65,7 +65,9 @@ def _oracle_family(family: Family, samples: list[Sample]) -> Metric:
         for sample in samples:
             assert isinstance(sample.value, Distribution)
             bounds = [*map(_bound, family.buckets), "+Inf"]
-            metric.add_metric(list(sample.labels), list(zip(bounds, sample.value.counts, strict=True)), sample.value.total)
+            metric.add_metric(
+                list(sample.labels), list(zip(bounds, sample.value.counts, strict=True)), sample.value.total
+            )
         return metric
     if family.kind == "info":
         metric = InfoMetricFamily(family.name.removesuffix("_info"), family.help, labels=labels)
@@ -146,10 +148,7 @@ def test_label_values_come_back_unchanged_through_a_parser() -> None:
 def test_families_stand_together_though_readings_come_apart() -> None:
     other = Watch("b", "api", 15.0, 16.0)
     snapshot = Snapshot(
-        {
-            watch: encode(Reading(watch, 1e9, 0.1, (catalog.UP(1.0, server=watch.server),)))
-            for watch in (WATCH, other)
-        }
+        {watch: encode(Reading(watch, 1e9, 0.1, (catalog.UP(1.0, server=watch.server),))) for watch in (WATCH, other)}
     )
     lines = render(snapshot, openmetrics=False).decode().splitlines()
     heads = [line for line in lines if line.startswith("# TYPE")]

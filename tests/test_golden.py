@@ -29,7 +29,7 @@ from exporter.simulator import (
 )
 from exporter.sources import SOURCES, Surroundings, build
 from exporter.store import Store
-from tests.scene import every, meanwhile
+from tests.scene import PATIENT, every, meanwhile
 
 GOLDEN = Path(__file__).parent / "golden"
 SLOTS = {"primary": 50, "secondary": 30, "tertiary": 20}
@@ -38,7 +38,7 @@ Servers = dict[str, SimServer]
 
 
 async def users(servers: Servers, name: str, model: str, **body: object) -> None:
-    async with httpx.AsyncClient(transport=SimTransport(servers), base_url=f"http://{name}", timeout=None) as client:
+    async with httpx.AsyncClient(transport=SimTransport(servers), base_url=f"http://{name}", timeout=PATIENT) as client:
         await client.post("/api/generate", json={"model": model, "prompt": "Why?", "stream": False, **body})
 
 

@@ -51,7 +51,7 @@ class ApiSource:
     def __init__(self, watch: Watch, client: Client, now: Callable[[], float] = time.time) -> None:
         self._server, self._settings = watch.server, cast(ApiSettings, watch.settings)
         self._client, self._now = client, now
-        self._residents = Residents(watch.server)
+        self._residents = Residents(watch.server, self._settings.models_max)
         self._inventory: Rows[InstalledModel] | None = None
         self._inventory_due = 0.0
         self._orphans: frozenset[str] = frozenset()
@@ -212,11 +212,15 @@ class Residents:
     """Compares each answer of /api/ps with the one before: loads, unloads, uses, and who is known to be busy.
 
     The first answer is the baseline: what is loaded then was loaded by somebody, some time ago.
+
+    `strays_max`: how many models of which /api/tags has not told may keep their counters after they have gone.
     """
 
-    def __init__(self, server: str) -> None:
+    def __init__(self, server: str, strays_max: int = 200) -> None:
         self._models: dict[str, _Resident] | None = None
         self._known: frozenset[str] = frozenset()
+        self._strays: set[str] = set()
+        self._strays_max = strays_max
         self._loads = Counter(catalog.LOADS_SEEN, server=server)
         self._unloads = Counter(catalog.UNLOADS_SEEN, server=server)
         self._reconfigurations = Counter(catalog.RECONFIGURATIONS_SEEN, server=server)
@@ -234,12 +238,17 @@ class Residents:
                 resident.busy = True
         for name in (before or {}).keys() - self._models.keys():
             self._unloads.add(model=name)
+        self._strays |= self._models.keys() - self._known
+        if len(self._strays) > self._strays_max:
+            # While /api/tags fails nobody says which of them are gone for good, and names must not pile up.
+            self._strays &= self._models.keys()
+            self._keep(self._known | self._strays)
 
     def know(self, installed: frozenset[str]) -> None:
         """Start the counters of these models at 0, and forget those of models that are neither installed nor loaded."""
         self._known = installed | frozenset(self._models or ())
-        for counter in self._counters():
-            counter.keep("model", self._known)
+        self._strays.clear()
+        self._keep(self._known)
         self._zero(installed)
 
     def known_busy(self, name: str) -> bool:
@@ -267,6 +276,10 @@ class Residents:
         now.never_idle, now.busy = slides, slides
         if moved != 0 and not slides:
             self._uses.add(model=name)
+
+    def _keep(self, names: frozenset[str]) -> None:
+        for counter in self._counters():
+            counter.keep("model", names)
 
     def _zero(self, names: frozenset[str]) -> None:
         for counter in self._counters():

@@ -9,17 +9,17 @@ import pytest
 
 from exporter import catalog
 from exporter.model import ApiSettings, Reason
-from exporter.simulator import EngineConfig, Fault, GPT_OSS_CLOUD, LLAMA32_3B, ServerConfig, TINYLLAMA
-from exporter.sources.api import STATES, Residents
 from exporter.ollama import Details, LoadedModel
+from exporter.simulator import GPT_OSS_CLOUD, LLAMA32_3B, TINYLLAMA, EngineConfig, Fault, ServerConfig
+from exporter.sources.api import STATES, Residents
 from tests.scene import ENDPOINT, Seen, every, meanwhile, stage, virtually
 
 TINY = "tinyllama:latest"
 PRESENT = {  # families that describe a server's present condition: none may outlive the sight of it
     family.name
     for family in (
-        catalog.BUILD_INFO, catalog.CLOCK_OFFSET, catalog.INSTALLED_MODELS, catalog.REMOTE_MODELS, catalog.INSTALLED_SIZE,
-        catalog.INSTALLED_INFO, catalog.LOADED_MODELS, catalog.LOADED_SIZE, catalog.LOADED_VRAM, catalog.LOADED_CONTEXT,
+        catalog.BUILD_INFO, catalog.CLOCK_OFFSET, catalog.INSTALLED_MODELS, catalog.REMOTE_MODELS,
+        catalog.INSTALLED_SIZE, catalog.INSTALLED_INFO, catalog.LOADED_MODELS, catalog.LOADED_SIZE, catalog.LOADED_VRAM, catalog.LOADED_CONTEXT,
         catalog.LOADED_EXPIRY, catalog.LOADED_INFO, catalog.KNOWN_BUSY,
     )
 }  # fmt: skip
@@ -88,8 +88,12 @@ async def test_what_goes_wrong_has_its_state_and_its_reason(
         again = await it.observe()
         assert again.failure is None
         assert PRESENT & before.families() - again.families() <= {
-            catalog.LOADED_SIZE.name, catalog.LOADED_VRAM.name, catalog.LOADED_CONTEXT.name, catalog.LOADED_EXPIRY.name,
-            catalog.LOADED_INFO.name, catalog.KNOWN_BUSY.name,
+            catalog.LOADED_SIZE.name,
+            catalog.LOADED_VRAM.name,
+            catalog.LOADED_CONTEXT.name,
+            catalog.LOADED_EXPIRY.name,
+            catalog.LOADED_INFO.name,
+            catalog.KNOWN_BUSY.name,
         }  # fmt: skip - a server that was dead has nothing loaded
 
 
@@ -186,8 +190,7 @@ async def test_a_first_request_that_runs_for_minutes_is_known_to_be_busy_and_no_
             await asyncio.sleep(1)
             it.server.heal()
             it.server.inject(Fault("slow", factor=3000.0))
-            while not await it.loaded():
-                await asyncio.sleep(5)
+            await it.until_loaded()
             seen = await it.run(60)
             assert seen(catalog.KNOWN_BUSY, model=TINY) == 1.0
             assert seen(catalog.USES_SEEN, model=TINY) == 0.0

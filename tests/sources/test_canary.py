@@ -10,7 +10,7 @@ import pytest
 
 from exporter import catalog
 from exporter.model import CanaryMode, CanarySettings
-from exporter.simulator import EngineConfig, Fault, ServerConfig, TINYLLAMA
+from exporter.simulator import TINYLLAMA, EngineConfig, Fault, ServerConfig
 from exporter.sources.canary import OUTCOMES, PROMPT, SKIPS
 from tests.scene import ENDPOINT, Seen, Stage, every, meanwhile, stage, virtually
 
@@ -154,8 +154,7 @@ async def test_a_first_request_that_is_still_running_is_seen_as_busy() -> None:
             await asyncio.sleep(1)
             it.server.heal()
             it.server.inject(Fault("slow", factor=200.0))
-            while not await it.loaded():
-                await asyncio.sleep(5)
+            await it.until_loaded()
             seen = await it.run(130)
         assert skips(seen)["busy"] >= 1
         assert attempts(seen) == {}
