@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import os
-import select
+import queue
 import shutil
 import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -122,21 +123,32 @@ async def test_reloading_the_same_configuration_disturbs_no_watch() -> None:
 
 
 class Process:
-    def __init__(self, popen: subprocess.Popen[str], url: str, lines: list[str]) -> None:
-        self.popen, self.lines = popen, lines
+    def __init__(self, popen: subprocess.Popen[str], url: str) -> None:
+        self.popen = popen
         self.client = httpx.Client(base_url=url, timeout=10.0)
+        self.lines: list[str] = []
+        self._unread: queue.Queue[str] = queue.Queue()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.popen.stderr is not None
+        for line in self.popen.stderr:
+            self.lines.append(line)
+            self._unread.put(line)
+        self._unread.put("")
 
     def read_until(self, words: str) -> str:
         """The next line of its log that has these words."""
-        assert self.popen.stderr is not None
-        while select.select([self.popen.stderr], [], [], 30.0)[0]:
-            line = self.popen.stderr.readline()
-            if not line:
-                break
-            self.lines.append(line)
+        while line := self._unread.get(timeout=30.0):
             if words in line:
                 return line
         raise AssertionError(f"no {words!r} in its log: {self.lines}")
+
+    def log(self) -> str:
+        """All of it, once the process has ended."""
+        self._reader.join(10.0)
+        return "".join(self.lines)
 
     def end(self, number: int = signal.SIGTERM) -> int:
         self.popen.send_signal(number)
@@ -156,7 +168,7 @@ def process(*arguments: str, wrapper: tuple[str, ...] = (), **env: str) -> Itera
     clean = {name: value for name, value in os.environ.items() if not name.startswith("OLLAMA")}
     popen = subprocess.Popen(command, cwd=ROOT, env={**clean, **env}, stderr=subprocess.PIPE, text=True)
     assert popen.stderr is not None
-    made = Process(popen, f"http://127.0.0.1:{port}", [])
+    made = Process(popen, f"http://127.0.0.1:{port}")
     try:
         made.read_until("listening on")
         yield made
@@ -165,6 +177,7 @@ def process(*arguments: str, wrapper: tuple[str, ...] = (), **env: str) -> Itera
         if popen.poll() is None:
             popen.kill()
         popen.wait(10)
+        made.log()
         popen.stderr.close()
 
 
@@ -249,8 +262,7 @@ def test_secrets_appear_nowhere(tmp_path: Path) -> None:
         (tmp_path / "token").unlink()
         pages.append(it.client.post("/-/reload").text)
         assert it.end() == 0
-        assert it.popen.stderr is not None
-        log = "".join(it.lines) + it.popen.stderr.read()
+        log = it.log()
     (tmp_path / "token").write_text(secrets["token"])
     for command in (["check", "--online"], ["check"]):
         done = subprocess.run(

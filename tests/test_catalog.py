@@ -12,19 +12,9 @@ from exporter.catalog import FAMILIES
 from exporter.model import Family
 
 BASE_UNITS = {"seconds", "bytes", "tokens", ""}
-TARGET_LABELS = {
-    "cluster",
-    "region",
-    "zone",
-    "env",
-    "owner",
-    "customer",
-    "stage",
-    "instance",
-    "job",
-    "endpoint",
-    "type",
-}
+TARGET_LABELS = frozenset(
+    {"cluster", "region", "zone", "env", "owner", "customer", "stage", "instance", "job", "endpoint", "type"}
+)
 PREFIXES = ("ollama_", "process_")
 
 each_family = pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)

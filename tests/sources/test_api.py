@@ -19,8 +19,8 @@ PRESENT = {  # families that describe a server's present condition: none may out
     family.name
     for family in (
         catalog.BUILD_INFO, catalog.CLOCK_OFFSET, catalog.INSTALLED_MODELS, catalog.REMOTE_MODELS,
-        catalog.INSTALLED_SIZE, catalog.INSTALLED_INFO, catalog.LOADED_MODELS, catalog.LOADED_SIZE, catalog.LOADED_VRAM, catalog.LOADED_CONTEXT,
-        catalog.LOADED_EXPIRY, catalog.LOADED_INFO, catalog.KNOWN_BUSY,
+        catalog.INSTALLED_SIZE, catalog.INSTALLED_INFO, catalog.LOADED_MODELS, catalog.LOADED_SIZE,
+        catalog.LOADED_VRAM, catalog.LOADED_CONTEXT, catalog.LOADED_EXPIRY, catalog.LOADED_INFO, catalog.KNOWN_BUSY,
     )
 }  # fmt: skip
 
