@@ -76,7 +76,8 @@ class Fleet:
         source = _Built(partial(self._build, watch))
         observer = Observer(watch, source, self._reasons(watch), self._now)
         try:
-            while True:
+            # A source that swallows the cancellation must not keep a loop alive that no plan wants any more.
+            while self._loops.get(watch) is asyncio.current_task():
                 await asyncio.sleep(due - loop.time())
                 self._lag.observe(max(0.0, loop.time() - due))
                 self._overdue[watch] = loop.time() + 2 * (watch.every + watch.within) + 10.0

@@ -13,23 +13,28 @@ class Store:
 
     def __init__(self, encode: Callable[[Reading], Entry]) -> None:
         self._encode = encode
-        self._places: dict[Watch, int] = {}
-        self.snapshot = Snapshot()
+        # A place for each watch, in the order of the plan, so that a reading is put without looking for its neighbours.
+        self._places: dict[Watch, Entry | None] = {}
+        self._snapshot: Snapshot | None = Snapshot()
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """The same object until something changes. Made when it is asked for: readings come more often than scrapes."""
+        if self._snapshot is None:
+            entries = {watch: entry for watch, entry in self._places.items() if entry is not None}
+            self._snapshot = Snapshot(entries)
+        return self._snapshot
 
     def plan(self, watches: Iterable[Watch]) -> None:
         """Keep these watches, in this order; the readings of all others go, and later ones of theirs are ignored."""
-        self._places = {watch: place for place, watch in enumerate(watches)}
-        entries = self.snapshot.entries
-        self.snapshot = Snapshot({watch: entries[watch] for watch in self._places if watch in entries})
+        self._places = {watch: self._places.get(watch) for watch in watches}
+        self._snapshot = None
 
     def put(self, reading: Reading) -> None:
-        if reading.watch not in self._places:
-            return
-        entries = {**self.snapshot.entries, reading.watch: self._encode(reading)}
-        if len(entries) != len(self.snapshot.entries):
-            entries = dict(sorted(entries.items(), key=lambda item: self._places[item[0]]))
-        self.snapshot = Snapshot(entries)
+        if reading.watch in self._places:
+            self._places[reading.watch] = self._encode(reading)
+            self._snapshot = None
 
     def complete(self) -> bool:
         """Whether every watch of the plan has been read at least once."""
-        return len(self.snapshot.entries) == len(self._places)
+        return None not in self._places.values()
