@@ -1,0 +1,287 @@
+"""What a scrape costs: rendering, compressing, memory, and how long the event loop stands still meanwhile.
+
+python -m benchmarks.render [--quick]
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import gc
+import gzip
+import tracemalloc
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from functools import partial
+from typing import Any
+
+from prometheus_client import CollectorRegistry, generate_latest, make_asgi_app
+from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
+
+from benchmarks import readings as fleet
+from benchmarks import reference
+from benchmarks.figures import Figure, heading, in_turns, say, table
+from exporter import web
+from exporter.exposition import encode, render
+from exporter.model import Entry, Reading, Snapshot, Watch
+from exporter.store import Store
+
+OBJECTS = "prometheus_client, metric objects"
+COLLECTOR = "prometheus_client, collector"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="fewer rounds, and no fleet of 1,000")
+    quick = parser.parse_args().quick
+    heading("Rendering")
+    rounds = 3 if quick else 7
+    for count in (10, 100) if quick else (10, 100, 1000):
+        readings = fleet.make(count)
+        page = fleet.snapshot(readings)
+        series = sum(entry.series for entry in page.entries.values())
+        say(f"\n# {count:,} servers, {series:,} series, {len(render(page, False)):,} bytes")
+        _pages(readings, page, rounds if quick else {10: 51, 100: 21}.get(count, rounds))
+        if count >= 100:
+            _stalls(readings, page, rounds)
+            _gzip(render(page, False), readings, rounds)
+    _memory(200)
+    _arrival(fleet.make(100), rounds)
+    _put(rounds)
+
+
+# --- the page --------------------------------------------------------------------------------------------------------
+
+
+def _pages(readings: list[Reading], page: Snapshot, rounds: int) -> None:
+    for form, openmetrics, generate in (
+        ("text 0.0.4", False, generate_latest),
+        ("OpenMetrics 1.0", True, generate_openmetrics),
+    ):
+        collector, objects = reference.collector(readings), reference.objects(readings)
+        _same(render(page, openmetrics), generate(collector), f"{form}: the collector's page is another one")
+        _same(_sorted(render(page, openmetrics)), _sorted(generate(objects)), f"{form}: the objects' lines are others")
+        figures = in_turns(
+            {
+                "ready blocks joined": partial(render, page, openmetrics),
+                "all encoded afresh": partial(_afresh, readings, openmetrics),
+                COLLECTOR: partial(generate, collector),
+                OBJECTS: partial(generate, objects),
+            },
+            rounds,
+        )
+        milliseconds = {name: figure / 1e-3 for name, figure in figures.items()}
+        table(f"One page, {form}, {rounds} rounds", "ms", milliseconds, OBJECTS)
+
+
+def _afresh(readings: list[Reading], openmetrics: bool) -> bytes:
+    return render(fleet.snapshot(readings), openmetrics)
+
+
+def _same(ours: object, theirs: object, otherwise: str) -> None:
+    if ours != theirs:
+        raise SystemExit(f"not comparable: {otherwise}")
+
+
+def _sorted(page: bytes) -> list[bytes]:
+    """Lines of samples alone: objects hold no unit unless their names are built from it."""
+    return sorted(line for line in page.splitlines() if not line.startswith(b"#"))
+
+
+# --- the event loop --------------------------------------------------------------------------------------------------
+
+
+def _stalls(readings: list[Reading], page: Snapshot, rounds: int) -> None:
+    """The longest delay that a ticker of 1 ms sees while one scrape is answered, the answer not sent anywhere."""
+    objects = reference.objects(readings)
+    ours = web.create_app(_Operator(page))  # type: ignore[arg-type]
+    scrapes: dict[str, Callable[[], Awaitable[object]]] = {
+        "no scrape": partial(asyncio.sleep, 0.05),
+        "the exporter": lambda: _get(ours, []),
+        "the exporter, gzip": lambda: _get(ours, [(b"accept-encoding", b"gzip")]),
+        "prometheus_client's ASGI app (renders in the loop)": lambda: _get(_asgi(objects), []),
+        "prometheus_client's ASGI app, gzip": lambda: _get(_asgi(objects), [(b"accept-encoding", b"gzip")]),
+        "generate_latest in a thread": lambda: asyncio.to_thread(generate_latest, objects),
+    }
+    longest: dict[str, list[float]] = {name: [] for name in scrapes}
+
+    async def measure() -> None:
+        for name in list(scrapes) * rounds:
+            longest[name].append(await _longest_delay(scrapes[name]) * 1e3)
+
+    asyncio.run(measure())
+    figures = {name: Figure(tuple(values)) for name, values in longest.items()}
+    reference_name = "prometheus_client's ASGI app (renders in the loop)"
+    table(f"Longest stall of the event loop during one scrape, {rounds} rounds", "ms", figures, reference_name)
+
+
+class _Operator:
+    """A fleet whose readings have changed at every scrape, so that no page is kept from the last one."""
+
+    version = "0"
+
+    def __init__(self, page: Snapshot) -> None:
+        self._page = page
+
+    def snapshot(self) -> Snapshot:
+        return Snapshot(self._page.entries)
+
+    def rendered(self, seconds: float, size: int) -> None:
+        pass
+
+    def healthy(self) -> bool:
+        return True
+
+    def ready(self) -> bool:
+        return True
+
+
+def _asgi(registry: CollectorRegistry) -> Any:
+    return make_asgi_app(registry)
+
+
+async def _get(app: Any, headers: list[tuple[bytes, bytes]]) -> int:
+    size = 0
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(message: dict[str, Any]) -> None:
+        nonlocal size
+        size += len(message.get("body", b""))
+
+    scope: dict[str, Any] = {
+        "type": "http",
+        "asgi": {"version": "3.0"},
+        "http_version": "1.1",
+        "method": "GET",
+        "path": "/metrics",
+    }
+    scope |= {"raw_path": b"/metrics", "query_string": b"", "root_path": "", "scheme": "http", "headers": headers}
+    await app(scope, receive, send)
+    return size
+
+
+async def _longest_delay(scrape: Callable[[], Awaitable[object]]) -> float:
+    delays: list[float] = []
+
+    async def tick() -> None:
+        clock = asyncio.get_running_loop().time
+        while True:
+            due = clock() + 0.001
+            await asyncio.sleep(0.001)
+            delays.append(clock() - due)
+
+    gc.collect()
+    ticker = asyncio.create_task(tick())
+    await asyncio.sleep(0.02)
+    delays.clear()
+    await scrape()
+    await asyncio.sleep(0.005)
+    ticker.cancel()
+    return max(delays)
+
+
+# --- compression -----------------------------------------------------------------------------------------------------
+
+
+def _gzip(page: bytes, readings: list[Reading], rounds: int) -> None:
+    levels = {f"gzip level {level}": partial(gzip.compress, page, level, mtime=0) for level in (1, 6, 9)}
+    objects = reference.objects(readings)
+    figures = in_turns({**levels, OBJECTS: partial(generate_latest, objects)}, rounds)
+    sizes = {name: f"{len(compress()) / len(page):.1%} of the page" for name, compress in levels.items()}
+    milliseconds = {name: figure / 1e-3 for name, figure in figures.items()}
+    table(f"Compressing the page, {rounds} rounds", "ms", milliseconds, OBJECTS, sizes)
+
+
+# --- memory ----------------------------------------------------------------------------------------------------------
+
+
+def _memory(count: int) -> None:
+    """Allocations that stay (tracemalloc): three times, because dictionaries grow in steps."""
+    rows: dict[str, list[float]] = {}
+    for _ in range(3):
+        readings, bytes_readings = _kept(lambda: fleet.make(count))
+        page, bytes_page = _kept(partial(fleet.snapshot, readings))
+        _, bytes_objects = _kept(partial(reference.objects, readings))
+        series = sum(entry.series for entry in page.entries.values())
+        rows.setdefault("ready blocks", []).append(bytes_page / series)
+        rows.setdefault("ready blocks and their readings", []).append((bytes_page + bytes_readings) / series)
+        rows.setdefault(OBJECTS, []).append(bytes_objects / series)
+    figures = {name: Figure(tuple(values)) for name, values in rows.items()}
+    table(f"Memory kept for each series, {count} servers", "bytes", figures, OBJECTS)
+
+
+def _kept(make: Callable[[], Any]) -> tuple[Any, int]:
+    gc.collect()
+    tracemalloc.start()
+    try:
+        made = make()
+        gc.collect()
+        return made, tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+
+
+# --- the arrival of a reading ----------------------------------------------------------------------------------------
+
+
+def _arrival(readings: list[Reading], rounds: int) -> None:
+    """A reading becomes text once; metric objects are set once. Both per reading, series that exist already."""
+    samples = reference.by_family(readings)
+    setters = _setters(readings)
+    figures = in_turns(
+        {
+            "encode": lambda: [encode(reading) for reading in readings],
+            "setting metric objects": lambda: [fill() for fill in setters],
+        },
+        rounds * 3,
+    )
+    series = sum(len(rows) for rows in samples.values()) / len(readings)
+    microseconds = {name: figure / (len(readings) * 1e-6) for name, figure in figures.items()}
+    title = f"Taking in one reading of {series:.0f} samples"
+    table(title, "us", microseconds, "setting metric objects")
+
+
+def _setters(readings: list[Reading]) -> list[Callable[[], None]]:
+    registry = CollectorRegistry()
+    setters: list[Callable[[], None]] = []
+    for family, samples in reference.by_family(readings).items():
+        fill = reference.filler(family, registry)
+        setters += [partial(fill, sample) for sample in samples]
+    return setters
+
+
+def _put(rounds: int) -> None:
+    """Store.put without the encoding: the price of a snapshot that never changes, and of the first round."""
+    full: dict[str, Callable[[], object]] = {}
+    empty: dict[str, Callable[[], object]] = {}
+    sizes = {f"{count:,} watches": count for count in (10, 100, 1000)}
+    for name, count in sizes.items():
+        watches = [fleet.watch_of(f"s{place}", "http://s") for place in range(count)]
+        readings = [Reading(watch, 0.0, 0.0) for watch in watches]
+        entries = fleet.encoded(readings)
+        full[name] = partial(_put_all, _filled(entries), readings)
+        empty[name] = partial(_filled, entries)
+    for title, contenders, turns in (
+        ("Store.put, one reading into a full store", full, rounds * 3),
+        ("Store.put, one reading of the first round", empty, rounds),
+    ):
+        figures = in_turns(contenders, turns)
+        each = {name: figure / (sizes[name] * 1e-6) for name, figure in figures.items()}
+        table(title, "us", each, "10 watches")
+
+
+def _filled(entries: Mapping[Watch, Entry]) -> Store:
+    store = Store(lambda reading: entries[reading.watch])
+    store.plan(entries)
+    _put_all(store, [entry.reading for entry in entries.values()])
+    return store
+
+
+def _put_all(store: Store, readings: Iterable[Reading]) -> None:
+    for reading in readings:
+        store.put(reading)
+
+
+if __name__ == "__main__":
+    main()
