@@ -119,7 +119,9 @@ def _about(name: str, told: Iterable[tuple[str, str]], watches: Sequence[Watch])
     rhythm = "; ".join(f"every {duration_text(every)}, within {duration_text(within)}" for every, within in rhythms)
     lines = [f"{name}: {rhythm or 'off'}"]
     for title, text in told:
-        lines += textwrap.wrap(text, 112, initial_indent=f"  {title:<10}", subsequent_indent=" " * 12)
+        # Paths and URLs stay whole, to be copied.
+        wrapper = textwrap.TextWrapper(112, f"  {title:<10}", " " * 12, break_on_hyphens=False, break_long_words=False)
+        lines += wrapper.wrap(text)
     return "\n".join(lines)
 
 

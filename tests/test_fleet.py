@@ -638,6 +638,19 @@ async def test_a_stuck_watch_that_the_plan_drops_is_no_concern_any_more_and_ends
         assert (it.source(A).looks, it.source(A).closed) == (1, 1)
 
 
+@virtually
+async def test_a_watch_that_returns_after_long_is_not_overdue_from_before() -> None:
+    async with stage() as it:
+        it.apply(A)
+        await until(20)
+        it.apply()
+        await until(1000)
+        it.apply(A)
+        await asyncio.sleep(0)
+        assert it.built[0].closed == 1
+        assert it.fleet.healthy()
+
+
 # --- under load ------------------------------------------------------------------------------------------------------
 
 
