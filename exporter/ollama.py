@@ -429,13 +429,15 @@ class Client:
         request = self._polls.get(path)
         if request is None:
             request = self._polls[path] = self._request("GET", path, b"", self._endpoint.timeout)
+        clock = asyncio.get_running_loop().time
+        deadline = clock() + self._endpoint.timeout
         try:
             body, took, offset = await self._exchange(request, self._endpoint.timeout)
         except Unreachable as error:
-            if error.reason != "reset":
+            if error.reason != "reset" or clock() >= deadline:
                 raise
             # A proxy may close an idle connection at the moment in which it is used again: no news about the server.
-            body, took, offset = await self._exchange(request, self._endpoint.timeout)
+            body, took, offset = await self._exchange(request, deadline - clock())
         last = self._last.get(path)
         if last is None or last[0] != body:
             last = self._last[path] = (body, parse(body))

@@ -42,6 +42,7 @@ from exporter.ollama import (
     translate,
     version_number,
 )
+from exporter.simulator import run_virtual
 from tests.wire import (
     CLOSE,
     HANG,
@@ -1012,3 +1013,27 @@ def test_an_error_never_shows_a_secret(tmp_path: Path) -> None:
     endpoint = Endpoint("http://127.0.0.1:1", bearer=Secret("s3cret"), basic=("u", Secret("s3cret")))
     assert "s3cret" not in repr(endpoint)
     assert "s3cret" not in repr(Client(endpoint)._request("GET", "/", b"", 1.0))
+
+
+class ResetThenSilent(httpx.AsyncBaseTransport):
+    """Resets the first request after 4 s, and never answers the second."""
+
+    sent = 0
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        self.sent += 1
+        await asyncio.sleep(4.0 if self.sent == 1 else math.inf)
+        raise httpx.ReadError("", request=request)
+
+
+def test_a_poll_that_is_sent_again_still_ends_within_its_time() -> None:
+    """Two timeouts in a row would outlast the watch, and the reading would lose even `ollama_up 0`."""
+
+    async def poll() -> float:
+        transport = ResetThenSilent()
+        with pytest.raises(TimedOut, match="timeout"):
+            await Client(Endpoint("http://a", timeout=5.0), transport).version()
+        assert transport.sent == 2
+        return asyncio.get_running_loop().time()
+
+    assert run_virtual(poll()) == pytest.approx(5.0)
