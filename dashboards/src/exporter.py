@@ -1,0 +1,259 @@
+"""Can the other boards be trusted?"""
+
+from __future__ import annotations
+
+from dashboards.src import names, panels
+from dashboards.src.names import increase, mean, over, pick, quantile, rate
+from dashboards.src.panels import BYTES, COUNT, SECONDS, SHARE, Board, Column, Look, Query, Row
+from exporter import catalog
+
+_SS = "server, source"
+
+_VERDICT = Row(
+    100,
+    "Can the other boards be trusted?",
+    (
+        panels.stat(
+            101,
+            "Exporters not scraped",
+            "How many exporters does Prometheus not reach? While one is away, its servers count as unavailable:"
+            " nobody knows. Next: is it running, is its port open?",
+            f"count({pick(names.SCRAPED)} == 0) or 0 * count({pick(names.SCRAPED)})",
+            Look(COUNT, panels.ANY_IS_BAD),
+        ),
+        panels.stat(
+            102,
+            "Sources not seeing all",
+            "How many sources failed at their last reading? A server that is down counts; more than those: the table"
+            " below.",
+            f"count({pick(catalog.SOURCE_UP)} == 0) or 0 * count({pick(catalog.SOURCE_UP)})",
+            Look(COUNT, panels.ANY_IS_ODD),
+        ),
+        panels.stat(
+            103,
+            "Oldest reading",
+            "How old is the oldest reading that is shown? Readings come every 15 s unless set otherwise; minutes mean"
+            " that a source hangs.",
+            f"time() - min({pick(catalog.SOURCE_LAST_ATTEMPT)})",
+            Look(SECONDS, panels.STALE, decimals=0),
+        ),
+        panels.stat(
+            104,
+            "Last reload of the settings",
+            "Did the last change of the configuration take effect? Failed: the old one stays in force; the exporter's"
+            " log names every mistake.",
+            Query(over("min", "instance", pick(catalog.EXPORTER_RELOAD_OK)), "{{instance}}"),
+            Look(mapping=((1, "well", panels.OK), (0, "failed", panels.BAD))),
+        ),
+        panels.stat(
+            105,
+            "Servers watched",
+            "How many servers are in the configurations in force?",
+            f"sum({pick(catalog.EXPORTER_SERVERS)})",
+            Look(COUNT),
+        ),
+        panels.stat(
+            106,
+            "Model names left out",
+            "How many names of models were put under `other`, because of the cap or their length? Above 0: raise"
+            " limits.models, or remove models.",
+            f"sum({pick(catalog.EXPORTER_DROPPED)})",
+            Look(COUNT, panels.ANY_IS_ODD),
+        ),
+    ),
+)
+
+_SOURCES = Row(
+    200,
+    "What does each source see?",
+    (
+        panels.table(
+            201,
+            "Sources, by server",
+            "Which source is blind, stale or slow? A source without a server is about the exporter's own machine."
+            " Failures are of the chosen time.",
+            (
+                Column("Server", "server", width=170),
+                Column("Source", "source", width=120),
+                Column(
+                    "Sees all",
+                    query=over("min", _SS, pick(catalog.SOURCE_UP)),
+                    look=Look(mapping=((1, "yes", panels.OK), (0, "no", panels.BAD))),
+                    cell="colour",
+                    width=100,
+                ),
+                Column(
+                    "Last reading",
+                    query=f"time() - {over('max', _SS, pick(catalog.SOURCE_LAST_ATTEMPT))}",
+                    look=Look(SECONDS, panels.STALE, decimals=0),
+                    cell="colour",
+                    width=130,
+                ),
+                Column(
+                    "Last good one",
+                    query=f"time() - {over('max', _SS, pick(catalog.SOURCE_LAST_SUCCESS))}",
+                    look=Look(SECONDS, panels.STALE, decimals=0),
+                    cell="colour",
+                    width=130,
+                ),
+                Column(
+                    "Duration",
+                    query=over("max", _SS, pick(catalog.SOURCE_DURATION)),
+                    look=Look(SECONDS, panels.over_is_bad(1, 5), least=0, most=5),
+                    cell="bar",
+                ),
+                Column(
+                    "Failures",
+                    query=over("sum", _SS, f"increase({pick(catalog.SOURCE_FAILURES)}[$__range])"),
+                    look=Look(COUNT, panels.ANY_IS_ODD, decimals=0),
+                    cell="colour",
+                    width=110,
+                ),
+            ),
+            sort="Last good one",
+            descending=True,
+            height=10,
+        ),
+        panels.graph(
+            202,
+            "Failed readings, by reason",
+            "Since when, and why? timeout and refused are the server's matter, dns and tls the settings', bug is"
+            " ours: please report it with the log.",
+            Query(over("sum", "server, source, reason", f"{increase(catalog.SOURCE_FAILURES)} > 0"),
+                  "{{server}} {{source}} {{reason}}"),
+            Look(COUNT, empty="No failures", least=0),
+            width=12,
+            stack=True,
+            as_bars=True,
+        ),
+        panels.graph(
+            203,
+            "Duration of readings",
+            "Which source has become slow? Ten slowest. What is slow delays nothing else: every source has its own"
+            " rhythm.",
+            Query(f"topk(10, {over('max', _SS, pick(catalog.SOURCE_DURATION))})", "{{server}} {{source}}"),
+            Look(SECONDS, least=0),
+            width=12,
+        ),
+    ),
+)  # fmt: skip
+
+_PAGE = Row(
+    300,
+    "What does it cost?",
+    (
+        panels.graph(
+            301,
+            "Series on the page",
+            "How many series does Prometheus store for us? Grows with servers times models. The scrape's own count is"
+            " what really arrived.",
+            [
+                Query(over("max", "instance", pick(catalog.EXPORTER_SERIES)), "{{instance}} page"),
+                Query(over("max", "instance", pick(names.SCRAPE_SAMPLES)), "{{instance}} scraped"),
+            ],
+            Look(COUNT, least=0),
+        ),
+        panels.graph(
+            302,
+            "Size of the page",
+            "How large is /metrics before compression?",
+            Query(over("max", "instance", pick(catalog.EXPORTER_PAGE)), "{{instance}}"),
+            Look(BYTES, least=0),
+        ),
+        panels.graph(
+            303,
+            "Time to make and to fetch the page",
+            "Is scraping cheap? Milliseconds; a scrape takes no look at servers. A scrape much longer than the"
+            " rendering is the network.",
+            [
+                Query(over("max", "instance", pick(catalog.EXPORTER_RENDER)), "{{instance}} rendering"),
+                Query(over("max", "instance", pick(names.SCRAPE_DURATION)), "{{instance}} scrape"),
+            ],
+            Look(SECONDS, least=0),
+        ),
+        panels.graph(
+            304,
+            "Lateness of polls",
+            "Does the exporter keep up? 99th percentile and mean of how late polls start. Above 0.1 s (dashed) the"
+            " machine is short of CPU, or something blocks.",
+            [
+                Query(quantile(0.99, catalog.EXPORTER_LAG, "instance"), "{{instance}} p99"),
+                Query(mean(catalog.EXPORTER_LAG, "instance"), "{{instance}} mean"),
+            ],
+            Look(SECONDS, panels.LAG_LIMITS, least=0),
+        ),
+        panels.graph(
+            305,
+            "CPU of the exporter",
+            "What does watching cost? Share of one CPU; a few per cent.",
+            Query(over("sum", "instance", rate(catalog.PROCESS_CPU)), "{{instance}}"),
+            Look(SHARE, least=0),
+        ),
+        panels.graph(
+            306,
+            "Memory of the exporter",
+            "Does it leak? Resident is what counts; it levels off after some minutes.",
+            [
+                Query(over("max", "instance", pick(catalog.PROCESS_RSS)), "{{instance}} resident"),
+                Query(over("max", "instance", pick(catalog.PROCESS_VIRTUAL)), "{{instance}} virtual"),
+            ],
+            Look(BYTES, least=0),
+        ),
+        panels.stat(
+            307,
+            "Open files, of the allowed",
+            "Do connections leak? Near 100 % neither scrapes nor polls can connect.",
+            Query(
+                over("max", "instance", f"{pick(catalog.PROCESS_FDS)} / {pick(catalog.PROCESS_MAX_FDS)}"),
+                "{{instance}}",
+            ),
+            Look(SHARE, panels.over_is_bad(0.7, 0.9), decimals=1),
+            width=8,
+        ),
+        panels.stat(
+            308,
+            "Exporter up for",
+            "Has it restarted? Counters begin anew, and canaries wait one interval.",
+            Query(f"time() - {over('max', 'instance', pick(catalog.PROCESS_START))}", "{{instance}}"),
+            Look(SECONDS, decimals=0),
+            width=8,
+        ),
+        panels.stat(
+            309,
+            "Restarts in the chosen time",
+            "How often did it start anew? More than upgrades explain: its service's log.",
+            Query(over("sum", "instance", f"changes({pick(catalog.PROCESS_START)}[$__range])"), "{{instance}}"),
+            Look(COUNT, panels.ANY_IS_ODD, decimals=0),
+            width=8,
+        ),
+        panels.table(
+            310,
+            "Builds and settings in force",
+            "Are all exporters the same? Version of the exporter and of its Python, hash of its settings, time since"
+            " they were loaded.",
+            (
+                Column("Instance", "instance"),
+                Column("Version", "version"),
+                Column("Python", "python"),
+                Column("Settings", "hash"),
+                Column(
+                    "Loaded before",
+                    query=f"time() - {over('max', 'instance', pick(catalog.EXPORTER_RELOAD_TIME))}",
+                    look=Look(SECONDS, decimals=0),
+                ),
+            ),
+            extra=(
+                over("max", "instance, version, python", pick(catalog.EXPORTER_BUILD)),
+                over("max", "instance, hash", pick(catalog.EXPORTER_CONFIG)),
+            ),
+            height=5,
+        ),
+    ),
+)
+
+BOARD = Board(
+    "ollama-exporter",
+    "Ollama / Exporter health",
+    "Can the other boards be trusted? The exporter about itself.",
+    (_VERDICT, _SOURCES, _PAGE),
+)

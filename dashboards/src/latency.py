@@ -1,0 +1,190 @@
+"""Are the objectives kept, and if not, since when and by whom?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from dashboards.src import names, panels
+from dashboards.src.names import Recorded, mean, over, pick, quantile, tokens_per_second, within
+from dashboards.src.panels import (
+    CANARY_STEP,
+    LAST_HALF_HOUR,
+    NO_TRAFFIC,
+    SECONDS,
+    SHARE,
+    TOKENS_PER_SECOND,
+    Board,
+    Look,
+    Panel,
+    Query,
+    Row,
+    Steps,
+)  # fmt: skip
+from exporter import catalog
+
+_OBJECTIVES: tuple[tuple[str, str, Mapping[str, Recorded], float], ...] = (
+    ("Availability", "servers answer 99.9 % of the time", names.UNAVAILABLE, panels.AVAILABILITY),
+    ("Success", "99 % of requests end well", names.ERRORS, panels.SUCCESS),
+    ("First token within 2 s", "95 % of first tokens come within 2 s", names.OVER_2S, panels.WITHIN_2S),
+    ("First token within 5 s", "99 % of first tokens come within 5 s", names.OVER_5S, panels.WITHIN_5S),
+)
+
+
+def _left(id: int, name: str, objective: str, bad: Mapping[str, Recorded], target: float) -> Panel:
+    return panels.gauge(
+        id,
+        f"{name}: budget left",
+        f"The objective is that {objective}. How much of what it allows to go wrong in 30 days is left? Below a"
+        " quarter, take"
+        " no risks; below 0 the objective is missed. Next: the burn rate below. A younger history counts as all 30"
+        " days.",
+        f"1 - max({pick(bad['30d'])}) / {1 - target:.3g}",
+        Look(SHARE, panels.BUDGET, NO_TRAFFIC, decimals=0, least=0, most=1),
+        width=6,
+        height=6,
+    )
+
+
+def _burn(id: int, name: str, bad: Mapping[str, Recorded], target: float) -> Panel:
+    rates = [Query(f"max({pick(bad[window])}) / {1 - target:.3g}", window) for window in ("5m", *panels.BURN_RATES)]
+    return panels.graph(
+        id,
+        f"{name}: burn rate",
+        "How many times faster than allowed is the budget used up? 1 lasts just 30 days. Alerts: 1h above 14.4 or 6h"
+        " above 6 page, 1d above 3 or 3d above 1 open a ticket, while a shorter window confirms that it goes on."
+        " Next: who, below.",
+        rates,
+        Look("suffix: x", Steps(panels.OK, ((1.0, panels.WARN), (6.0, panels.BAD))), NO_TRAFFIC, least=0),
+        width=6,
+    )
+
+
+_BUDGETS = Row(
+    100,
+    "What is left of the error budgets of 30 days?",
+    tuple(_left(101 + place, *objective) for place, objective in enumerate(_OBJECTIVES)),
+)
+
+_BURNING = Row(
+    200,
+    "How fast do they burn?",
+    tuple(_burn(201 + place, name, bad, target) for place, (name, _, bad, target) in enumerate(_OBJECTIVES)),
+)
+
+_FIRST_TOKEN = Row(
+    300,
+    "How long until the first token?",
+    (
+        panels.graph(
+            301,
+            "First tokens in time, by server",
+            "Which server misses the time chosen above? Share of measured requests; dashed is the objective of 95 %"
+            " (which stands for 2 s). One server low: its board. All low: Queue and capacity.",
+            Query(within(catalog.CANARY_TTFT, "$objective", "server"), "{{server}}"),
+            Look(SHARE, panels.PROMPT_ENOUGH, NO_TRAFFIC, least=0, most=1, step=CANARY_STEP),
+        ),
+        panels.heat(
+            302,
+            "First tokens: how they spread",
+            "Are all a little slow, or a few very slow? Each column is a moment, each cell how many requests fell"
+            " into that span of time. Two bands: two kinds of model, or some wait for a slot and others do not.",
+            catalog.CANARY_TTFT,
+            width=8,
+            height=8,
+        ),
+        panels.graph(
+            303,
+            "First token: half, most, nearly all",
+            "What do typical and unlucky requests see? Half of the requests are faster than p50, 95 % than p95."
+            " Estimated within buckets, for the eye: the objectives use exact shares. Dashed: 2 s and 5 s.",
+            [Query(quantile(q, catalog.CANARY_TTFT), f"p{100 * q:g}") for q in (0.5, 0.95, 0.99)],
+            Look(SECONDS, panels.TTFT_LIMITS, NO_TRAFFIC, least=0, names=("p50", "p95", "p99"), step=CANARY_STEP),
+        ),
+        panels.graph(
+            304,
+            "First token by model, 95th percentile",
+            "Which model keeps users waiting? The ten slowest. A large model is slower by nature: compare with its own"
+            " yesterday. Next: Models and memory, whether it lies in GPU memory.",
+            Query(f"topk(10, {quantile(0.95, catalog.CANARY_TTFT, 'model')})", "{{model}}"),
+            Look(SECONDS, panels.TTFT_LIMITS, NO_TRAFFIC, least=0, step=CANARY_STEP),
+        ),
+        panels.graph(
+            305,
+            "First token by model, mean of 30 minutes",
+            "The same, calmer: what has lasted? Ten slowest pairs of server and model.",
+            Query(f"topk(10, {over('max', 'server, model', pick(names.TTFT))})", "{{server}} {{model}}"),
+            Look(SECONDS, panels.TTFT_LIMITS, NO_TRAFFIC, least=0),
+        ),
+        panels.graph(
+            306,
+            "First tokens after more than 2 s, by server",
+            "Who spends the budget? Share of measured requests in an hour with a first token after 2 s; dashed is"
+            " what the objective allows.",
+            Query(over("max", "server", pick(names.SERVER_OVER_2S["1h"])), "{{server}}"),
+            Look(SHARE, panels.over_is_bad(None, 1 - panels.WITHIN_2S), NO_TRAFFIC, least=0),
+        ),
+    ),
+)
+
+_SPEED = Row(
+    400,
+    "How fast do answers come then?",
+    (
+        panels.graph(
+            401,
+            "Speed of one request, by model",
+            "How many tokens a second does one request get? 10 is reading speed, 20 feels quick (dashed). Ten"
+            " slowest. Falls with load; fallen without load: throttled GPU, or weights on the CPU.",
+            Query(f"bottomk(10, {tokens_per_second(by='server, model')})", "{{server}} {{model}}"),
+            Look(TOKENS_PER_SECOND, panels.SPEED_LIMITS, NO_TRAFFIC, least=0),
+        ),
+        panels.graph(
+            402,
+            "Time per token: half, most, nearly all",
+            "How even is the speed? p95 far above p50: some requests share the GPU with many others. Dashed: 50 and"
+            " 100 ms.",
+            [Query(quantile(q, catalog.CANARY_PER_TOKEN), f"p{100 * q:g}") for q in (0.5, 0.95, 0.99)],
+            Look(SECONDS, panels.PER_TOKEN_LIMITS, NO_TRAFFIC, least=0, names=("p50", "p95", "p99"), step=CANARY_STEP),
+        ),
+        panels.stat(
+            403,
+            "Tokens fast enough to read",
+            "Which share of measured requests of the last half hour needed at most 0.1 s per token? The aim is 95 %.",
+            within(catalog.CANARY_PER_TOKEN, "0.1"),
+            Look(SHARE, panels.PROMPT_ENOUGH, NO_TRAFFIC, decimals=1, step=LAST_HALF_HOUR),
+        ),
+        panels.stat(
+            404,
+            "First tokens later than we can tell",
+            "Which share of measured requests of the last half hour had its first token after the largest bucket, 5"
+            " minutes? Above 0 the percentiles above are too low.",
+            f"1 - ({within(catalog.CANARY_TTFT, str(catalog.TTFT_BUCKETS[-1]))})",
+            Look(SHARE, panels.over_is_bad(None, 0.001), NO_TRAFFIC, decimals=1, step=LAST_HALF_HOUR),
+        ),
+        panels.graph(
+            405,
+            "Whole duration of a measured request",
+            "How long does the whole of a request take? 16 tokens, so comparable over time and servers and with no"
+            " user's request. Rising with the first token: waiting. Rising alone: generation.",
+            Query(mean(catalog.CANARY_DURATION, "server"), "{{server}}"),
+            Look(SECONDS, empty=NO_TRAFFIC, least=0, step=CANARY_STEP),
+            width=12,
+        ),
+        panels.graph(
+            406,
+            "Network between the exporter and the server",
+            "What of the time is the way, not the server? Round trip minus the server's own duration. Users elsewhere"
+            " have their own way. Rising: the network, or a proxy that buffers.",
+            Query(mean(catalog.CANARY_NETWORK, "server"), "{{server}}"),
+            Look(SECONDS, empty=NO_TRAFFIC, least=0, step=CANARY_STEP),
+            width=12,
+        ),
+    ),
+)
+
+BOARD = Board(
+    "ollama-latency",
+    "Ollama / Latency and objectives",
+    "Are the objectives kept, and if not, since when and by whom? Measured by canaries on models in use.",
+    (_BUDGETS, _BURNING, _FIRST_TOKEN, _SPEED),
+)

@@ -1,0 +1,144 @@
+"""What a dashboard may ask for: families of the catalogue, names recorded by alerts/recording.rules.yml, and PromQL.
+
+Selectors carry the dashboards' variables by themselves, so that no panel can forget one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from exporter import catalog
+from exporter.model import Family
+
+RATE = "$__rate_interval"
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """A recorded series; `unit` as in the catalogue, or `ratio`."""
+
+    name: str
+    labels: tuple[str, ...]
+    unit: str = ""
+
+
+Metric = Family | Recorded
+
+_JOB = ("job",)
+_SERVER = ("job", "instance", "server")
+_MODEL = ("job", "instance", "server", "model")
+_HOST = ("job", "instance", "host")
+
+WINDOWS = ("5m", "30m", "1h", "2h", "6h", "1d", "3d", "30d")
+
+
+def _windows(name: str, labels: tuple[str, ...], windows: tuple[str, ...] = WINDOWS) -> dict[str, Recorded]:
+    return {window: Recorded(f"{name}_{window}", labels, "ratio") for window in windows}
+
+
+AVAILABLE = Recorded("server:ollama_available:state", _SERVER)
+SERVER_UNAVAILABLE = _windows("server:ollama_unavailable:ratio", _SERVER)
+UNAVAILABLE = _windows("job:ollama_unavailable:ratio", _JOB)
+ERRORS = _windows("job:ollama_request_errors:ratio_rate", _JOB)
+SERVER_ERRORS = _windows("server:ollama_request_errors:ratio_rate", _SERVER, ("5m", "30m", "1h"))
+OVER_2S = _windows("job:ollama_ttft_over_2s:ratio_rate", _JOB)
+OVER_5S = _windows("job:ollama_ttft_over_5s:ratio_rate", _JOB)
+SERVER_OVER_2S = _windows("server:ollama_ttft_over_2s:ratio_rate", _SERVER, ("5m", "30m", "1h"))
+REQUESTS = {window: Recorded(f"job:ollama_requests:increase_{window}", _JOB) for window in WINDOWS}
+WAITED_OVER_2S = Recorded("server:ollama_queue_wait_over_2s:ratio_rate_30m", _SERVER, "ratio")
+QUEUE_WAIT = Recorded("server:ollama_queue_wait_seconds:mean_30m", _SERVER, "seconds")
+SATURATION = Recorded("server:ollama_saturation:ratio_15m", _SERVER, "ratio")
+PER_TOKEN = Recorded("model:ollama_time_per_output_token_seconds:mean_30m", _MODEL, "seconds")
+TTFT = Recorded("model:ollama_ttft_seconds:mean_30m", _MODEL, "seconds")
+PHASES = Recorded("server:ollama_phase_seconds:mean_30m", (*_SERVER, "phase"), "seconds")
+LOADS = Recorded("server:ollama_model_loads:increase_15m", _SERVER)
+RECONFIGURATIONS = Recorded("server:ollama_model_reconfigurations:increase_15m", _SERVER)
+GPU_SHARE = Recorded("model:ollama_loaded_vram:ratio", _MODEL, "ratio")
+LOADED_SIZE = Recorded("server:ollama_loaded_size_bytes:sum", _SERVER, "bytes")
+LOADED_VRAM = Recorded("server:ollama_loaded_vram_bytes:sum", _SERVER, "bytes")
+MEMORY_AVAILABLE = Recorded("host:ollama_memory_available:ratio", _HOST, "ratio")
+STORE_AVAILABLE = Recorded("host:ollama_model_store_available:ratio", _HOST, "ratio")
+DIGESTS = Recorded("model:ollama_digests:count", ("job", "model"))
+VERSIONS = Recorded("job:ollama_versions:count", _JOB)
+
+SCRAPED = Recorded("up", ("job", "instance"))
+SCRAPE_DURATION = Recorded("scrape_duration_seconds", ("job", "instance"), "seconds")
+SCRAPE_SAMPLES = Recorded("scrape_samples_scraped", ("job", "instance"))
+ALERTS = Recorded("ALERTS", ("job", "instance", "server", "model", "alertname", "alertstate", "severity"))
+
+BUILT_IN = (SCRAPED, SCRAPE_DURATION, SCRAPE_SAMPLES, ALERTS)
+"""What Prometheus makes by itself."""
+
+
+def pick(metric: Metric, suffix: str = "", **where: str) -> str:
+    """A selector with the variables that the metric's labels allow. A value in `where` may begin with its operator
+    (`!`, `~`, `!~`); it is `=` otherwise."""
+    labels = metric.labels
+    matchers = ['job=~"$job"']
+    if "source" in labels:
+        matchers += ['server=~"$server|"', 'source=~"$source"']  # a source that is about no server has an empty one
+    elif "server" in labels:
+        matchers.append('server=~"$server"')
+    elif "host" in labels:
+        matchers.append('host=~"$host"')
+    elif isinstance(metric, Family) or "instance" in labels:
+        matchers.append('instance=~"$instance"')
+    if "model" in labels:
+        matchers.append('model=~"$model"')
+    return f"{metric.name}{suffix}{{{','.join([*matchers, *(_matcher(*pair) for pair in where.items())])}}}"
+
+
+def rate(family: Family, suffix: str = "", **where: str) -> str:
+    return f"rate({pick(family, suffix, **where)}[{RATE}])"
+
+
+def increase(family: Family, suffix: str = "", **where: str) -> str:
+    return f"increase({pick(family, suffix, **where)}[{RATE}])"
+
+
+def over(operation: str, by: str, expression: str) -> str:
+    """`over("sum", "server", ...)`; without `by`, over everything."""
+    return f"{operation} by ({by}) ({expression})" if by else f"{operation}({expression})"
+
+
+def mean(family: Family, by: str, **where: str) -> str:
+    """Mean of a histogram; nothing where nothing was observed."""
+    count = over("sum", by, rate(family, "_count", **where))
+    return f"{over('sum', by, rate(family, '_sum', **where))} / ({count} > 0)"
+
+
+def quantile(q: float, family: Family, by: str = "", **where: str) -> str:
+    """For display only; objectives are ratios of buckets. Nothing where nothing was observed, never NaN."""
+    buckets = over("sum", f"le, {by}" if by else "le", rate(family, "_bucket", **where))
+    count = over("sum", by, rate(family, "_count", **where))
+    matching = f"on ({by}) " if by else "on () "
+    return f"histogram_quantile({q}, {buckets}) and {matching}({count} > 0)"
+
+
+def within(family: Family, bound: str, by: str = "", **where: str) -> str:
+    """Share of observations up to a bucket's boundary: exact, and addable over servers."""
+    count = over("sum", by, rate(family, "_count", **where))
+    return f"{over('sum', by, rate(family, '_bucket', le=bound, **where))} / ({count} > 0)"
+
+
+def age(family: Family, by: str) -> str:
+    """Seconds since a time that a family tells; of the youngest where there are several."""
+    return f"time() - {over('max', by, pick(family))}"
+
+
+def tokens_per_second(operation: str = "min", by: str = "") -> str:
+    """Speed of one request's stream of tokens, from the recorded seconds per token."""
+    return over(operation, by, f"1 / ({pick(PER_TOKEN)} > 0)")
+
+
+def state_code(by: str = "server") -> str:
+    """3 ok, 2 stalled, 1 starting, 0 down, -1 not seen because the exporter is gone."""
+    codes = {"ok": 3, "stalled": 2, "starting": 1}
+    seen = " + ".join(f"{code} * {over('max', by, pick(catalog.STATE, state=state))}" for state, code in codes.items())
+    return f"({seen}) or ({over('max', by, pick(AVAILABLE))} - 1)"
+
+
+def _matcher(label: str, value: str) -> str:
+    operator = next((sign for sign in ("!~", "~", "!") if value.startswith(sign)), "")
+    written = {"": "=", "~": "=~", "!": "!=", "!~": "!~"}[operator]
+    return f'{label}{written}"{value.removeprefix(operator)}"'

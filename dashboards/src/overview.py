@@ -1,0 +1,290 @@
+"""Is anyone hurt, and where?"""
+
+from __future__ import annotations
+
+from dashboards.src import names, panels
+from dashboards.src.names import increase, over, pick, rate, state_code, tokens_per_second, within
+from dashboards.src.panels import (
+    COUNT,
+    NO_TRAFFIC,
+    SECONDS,
+    SHARE,
+    TOKENS_PER_SECOND,
+    Board,
+    Column,
+    Look,
+    Query,
+    Row,
+    link_to,
+)  # fmt: skip
+from exporter import catalog
+
+_AVAILABLE, _ALERTS = pick(names.AVAILABLE), names.ALERTS.name
+
+
+def firing(severity: str) -> str:
+    matchers = f'alertname=~"Ollama.+",alertstate="firing",severity="{severity}",job=~"$job|",server=~"$server|"'
+    return f"count({_ALERTS}{{{matchers}}}) or vector(0)"
+
+
+_VERDICT = Row(
+    100,
+    "Are users being served?",
+    (
+        panels.stat(
+            101,
+            "Servers not answering",
+            "How many servers do not answer /api/version, counting those whose exporter is gone? 0 is well. Anything"
+            " else: the table below tells which, a click on it why.",
+            f"count({_AVAILABLE} == 0) or 0 * count({_AVAILABLE})",
+            Look(steps=panels.ANY_IS_BAD),
+            width=3,
+        ),
+        panels.gauge(
+            102,
+            "Availability budget left",
+            "How much of the 0.1 % of 30 days in which servers may be away is left? Below a quarter, plan no risky"
+            " change; below 0 the objective of 99.9 % is missed. Next: Latency and objectives tells how fast it"
+            " burns. A younger history is taken as if it were the 30 days.",
+            f"1 - max({pick(names.UNAVAILABLE['30d'])}) / {1 - panels.AVAILABILITY:.3g}",
+            Look(SHARE, panels.BUDGET, decimals=0, least=0, most=1),
+            width=3,
+            height=4,
+        ),
+        panels.stat(
+            103,
+            "Requests that succeed",
+            "Which share of the measured requests of the last hour ended well? Measured are the canary's, on models"
+            " in use. Below 99 % the objective is missed: the board Canary tells how they ended.",
+            f"1 - max({pick(names.ERRORS['1h'])})",
+            Look(SHARE, panels.SUCCEEDING, NO_TRAFFIC, decimals=1),
+            width=3,
+        ),
+        panels.stat(
+            104,
+            "First token in time",
+            "Which share of the measured requests of the last half hour had their first token within the time chosen"
+            " above? The objective is 95 % within 2 s. Next: where the time goes, below.",
+            within(catalog.CANARY_TTFT, "$objective"),
+            Look(SHARE, panels.PROMPT_ENOUGH, NO_TRAFFIC, decimals=1, step=panels.LAST_HALF_HOUR),
+            width=3,
+        ),
+        panels.stat(
+            105,
+            "Longest mean wait",
+            "How long do requests wait for a slot at the server where they wait longest, on average over 30 minutes?"
+            " An upper bound. From 2 s on users feel it: see Queue and capacity.",
+            f"max({pick(names.QUEUE_WAIT)})",
+            Look(SECONDS, panels.WAIT_LIMITS, NO_TRAFFIC),
+            width=3,
+        ),
+        panels.stat(
+            106,
+            "Fullest server",
+            "Of the measurements due in 15 minutes, how many found the fullest server without a free slot? 0: none."
+            " From half on, users queue: see Queue and capacity.",
+            f"max({pick(names.SATURATION)})",
+            Look(SHARE, panels.SATURATION_LIMITS, NO_TRAFFIC, decimals=0),
+            width=3,
+        ),
+        panels.stat(
+            107,
+            "Alerts firing",
+            "How many alerts fire for the chosen servers, by severity? Critical: users are hurt now. Each alert links"
+            " to its runbook; they are marked in the graphs.",
+            [Query(firing("critical"), "critical"), Query(firing("warning"), "warning")],
+            width=6,
+            show="both",
+            severities=True,
+        ),
+    ),
+)
+
+_SERVERS = Row(
+    200,
+    "Which server is it?",
+    (
+        panels.table(
+            201,
+            "Servers, and how each is doing",
+            "Which server is different from the others? Worst first by saturation. Times and speeds are means of the"
+            " last 30 minutes of its slowest model. A click on a name opens its board.",
+            (
+                Column("Server", "server", link=link_to("ollama-server", "server"), width=170),
+                Column("State", "state", look=panels.STATES_BY_NAME, cell="colour", width=90),
+                Column("Version", "version", width=90),
+                Column(
+                    "Answers",
+                    query=over("max", "server", _AVAILABLE),
+                    look=Look(mapping=((1, "yes", panels.OK), (0, "no", panels.BAD))),
+                    cell="colour",
+                    width=90,
+                ),
+                Column("Models loaded", query=over("max", "server", pick(catalog.LOADED_MODELS)), width=120),
+                Column(
+                    "Saturation",
+                    query=over("max", "server", pick(names.SATURATION)),
+                    look=Look(SHARE, panels.SATURATION_LIMITS, decimals=0, least=0, most=1),
+                    cell="bar",
+                ),
+                Column(
+                    "Wait for a slot",
+                    query=over("max", "server", pick(names.QUEUE_WAIT)),
+                    look=Look(SECONDS, panels.WAIT_LIMITS, least=0, most=10),
+                    cell="bar",
+                ),
+                Column(
+                    "First token",
+                    query=over("max", "server", pick(names.TTFT)),
+                    look=Look(SECONDS, panels.TTFT_LIMITS, least=0, most=5),
+                    cell="bar",
+                ),
+                Column(
+                    "Speed of one request",
+                    query=tokens_per_second(by="server"),
+                    look=Look(TOKENS_PER_SECOND, panels.SPEED_LIMITS, decimals=0, least=0, most=100),
+                    cell="bar",
+                ),
+                Column(
+                    "In GPU memory",
+                    query=f"max by (server) ({pick(names.LOADED_VRAM)} / ({pick(names.LOADED_SIZE)} > 0))",
+                    look=Look(SHARE, panels.GPU_SHARE, decimals=0, least=0, most=1),
+                    cell="bar",
+                ),
+            ),
+            extra=(
+                over("max", "server, state", f"{pick(catalog.STATE)} == 1"),
+                over("max", "server, version", pick(catalog.BUILD_INFO)),
+            ),
+            sort="Saturation",
+            descending=True,
+            height=7,
+        ),
+        panels.timeline(
+            202,
+            "State of each server over time",
+            "When was a server away, and for how long? Green answers; orange is stalled: HTTP works, the scheduler"
+            " does not (loading, or stuck); light blue starts; red is down; grey is not seen, because its exporter is"
+            " gone.",
+            Query(state_code(), "{{server}}"),
+            panels.STATES,
+            height=6,
+        ),
+    ),
+)
+
+_TIME = Row(
+    300,
+    "Where does the time go?",
+    (
+        panels.graph(
+            301,
+            "Mean time of a request, by phase",
+            "What do requests spend their time on, on average over the servers? queue: more slots or servers are"
+            " needed. load: models push each other out. prompt: long prompts, lost caches. generate: the GPU, or"
+            " weights on the CPU.",
+            Query(over("avg", "phase", pick(names.PHASES)), "{{phase}}"),
+            Look(SECONDS, empty=NO_TRAFFIC, names=("queue", "load", "prompt", "generate"), least=0),
+            width=12,
+            stack=True,
+        ),
+        panels.graph(
+            302,
+            "Mean time of a request, by server",
+            "On which server do requests take longest? One that stands out has its own reason: open its board. All"
+            " rising together: the fleet is too small, or the models are too large.",
+            Query(over("sum", "server", pick(names.PHASES)), "{{server}}"),
+            Look(SECONDS, empty=NO_TRAFFIC, least=0),
+            width=12,
+        ),
+    ),
+)
+
+_TRAFFIC = Row(
+    400,
+    "What is going on?",
+    (
+        panels.graph(
+            401,
+            "Measured requests, by how they ended",
+            "How many requests were measured, and how did they end? Green is well; caused_load is not the users'"
+            " failure but the canary's. Red and orange: the board Canary tells which model.",
+            Query(over("sum", "outcome", increase(catalog.CANARY_ATTEMPTS)), "{{outcome}}"),
+            Look(
+                COUNT,
+                empty=NO_TRAFFIC,
+                step=panels.CANARY_STEP,
+                least=0,
+                names=("ok", "caused_load", "empty", "rejected", "http_error", "malformed", "timeout", "unreachable"),
+            ),
+            stack=True,
+            as_bars=True,
+        ),
+        panels.graph(
+            402,
+            "Polls that saw a model in use",
+            "Where are the users? How often per second a poll found that a request had finished since the poll"
+            " before: a lower bound, which cannot pass one per model and poll. Flat at 0 while users complain: they"
+            " do not reach this server.",
+            Query(over("sum", "server", rate(catalog.USES_SEEN)), "{{server}}"),
+            Look("cps", empty=NO_TRAFFIC, least=0),
+        ),
+        panels.graph(
+            403,
+            "Loads of models",
+            "Do models push each other out? More than 6 loads of a server in 15 minutes (dashed) is thrash: every one"
+            " of them makes users wait. Next: Models and memory tells which models.",
+            Query(over("max", "server", pick(names.LOADS)), "{{server}}"),
+            Look(COUNT, panels.LOADS_LIMITS, least=0),
+        ),
+    ),
+)
+
+_MODELS = Row(
+    500,
+    "Which model is it?",
+    (
+        panels.table(
+            501,
+            "Models in memory, and how each is doing",
+            "Which model is slow, and where does it live? Means of the last 30 minutes, of the slowest server. More"
+            " than one build under one name: users get different answers from server to server. A click on a name"
+            " opens its board.",
+            (
+                Column("Model", "model", link=link_to("ollama-models", "model"), width=260),
+                Column("Loaded on", query=f"topk(50, count by (model) ({pick(catalog.LOADED_SIZE)}))", width=100),
+                Column("Memory", query=over("sum", "model", pick(catalog.LOADED_SIZE)), look=Look("bytes"), width=110),
+                Column(
+                    "First token",
+                    query=over("max", "model", pick(names.TTFT)),
+                    look=Look(SECONDS, panels.TTFT_LIMITS, least=0, most=5),
+                    cell="bar",
+                ),
+                Column(
+                    "Speed of one request",
+                    query=tokens_per_second(by="model"),
+                    look=Look(TOKENS_PER_SECOND, panels.SPEED_LIMITS, decimals=0, least=0, most=100),
+                    cell="bar",
+                ),
+                Column(
+                    "Builds",
+                    query=f"{over('max', 'model', pick(names.DIGESTS))}"
+                    f" and on (model) {over('count', 'model', pick(catalog.LOADED_SIZE))}",
+                    look=Look(steps=panels.over_is_bad(2, None)),
+                    cell="colour",
+                    width=100,
+                ),
+            ),
+            sort="First token",
+            descending=True,
+            height=8,
+        ),
+    ),
+)
+
+BOARD = Board(
+    "ollama-overview",
+    "Ollama / Fleet overview",
+    "Is anyone hurt, and where? Read from the top: the verdict, the server, the phase, the model.",
+    (_VERDICT, _SERVERS, _TIME, _TRAFFIC, _MODELS),
+)

@@ -1,0 +1,274 @@
+"""What is this machine doing?"""
+
+from __future__ import annotations
+
+from dashboards.src import names, panels
+from dashboards.src.names import increase, mean, over, pick, quantile, rate, state_code, tokens_per_second
+from dashboards.src.panels import (
+    BYTES,
+    COUNT,
+    NO_TRAFFIC,
+    SECONDS,
+    SHARE,
+    TOKENS_PER_SECOND,
+    Board,
+    Column,
+    Look,
+    Query,
+    Row,
+    link_to,
+)  # fmt: skip
+from exporter import catalog
+
+_SM = "server, model"
+_CENTURY = 10 * 365 * 86400
+
+_STATE = Row(
+    100,
+    "Is it well?",
+    (
+        panels.stat(
+            101,
+            "State now",
+            "Does the server answer? stalled: HTTP works, but a load or unload holds the scheduler, or it is stuck."
+            " starting: it takes connections and says nothing. Next: the row on changes, then the log of its service.",
+            Query(state_code(), "{{server}}"),
+            panels.STATES,
+            show="both",
+            width=6,
+        ),
+        panels.stat(
+            102,
+            "Version",
+            "Which version of Ollama runs? 0.0.0 is a development build. Differences within the fleet are on Models and"
+            " memory.",
+            Query(over("max", "server, version", pick(catalog.BUILD_INFO)), "{{server}} {{version}}"),
+            show="name",
+            width=6,
+        ),
+        panels.stat(
+            103,
+            "Requests that succeed",
+            "Which share of the measured requests of the last hour ended well at this server? Below 99 % users see"
+            " failures: Canary tells how they ended.",
+            Query(f"1 - {over('max', 'server', pick(names.SERVER_ERRORS['1h']))}", "{{server}}"),
+            Look(SHARE, panels.SUCCEEDING, NO_TRAFFIC, decimals=1),
+        ),
+        panels.stat(
+            104,
+            "First token too late",
+            "Which share of the measured requests of the last half hour waited longer than 2 s for its first token? The"
+            " objective allows 5 %. Next: the phases below.",
+            Query(over("max", "server", pick(names.SERVER_OVER_2S["30m"])), "{{server}}"),
+            Look(SHARE, panels.over_is_bad(None, 1 - panels.WITHIN_2S), NO_TRAFFIC, decimals=1),
+        ),
+        panels.stat(
+            105,
+            "Clock against ours",
+            "How far is the server's clock from the exporter's (resolution 1 s)? Expiry times are on the server's"
+            " clock: more than 10 s makes them misleading. Next: its time service.",
+            Query(over("max", "server", pick(catalog.CLOCK_OFFSET)), "{{server}}"),
+            Look(SECONDS, panels.CLOCK_LIMITS),
+        ),
+        panels.table(
+            106,
+            "Addresses and inventory",
+            "Which machine is it, and what has it on disk? Stubs of remote (cloud) models are counted, never probed.",
+            (
+                Column("Server", "server", width=170),
+                Column("URL", "url"),
+                Column("Available 24 h", query=f"1 - {over('max', 'server', pick(names.SERVER_UNAVAILABLE['1d']))}",
+                       look=Look(SHARE, panels.under_is_bad(0.99, panels.AVAILABILITY), decimals=2), cell="colour"),
+                Column("Models installed", query=over("max", "server", pick(catalog.INSTALLED_MODELS))),
+                Column("Remote stubs", query=over("max", "server", pick(catalog.REMOTE_MODELS))),
+                Column("Models loaded", query=over("max", "server", pick(catalog.LOADED_MODELS))),
+            ),
+            extra=(over("max", "server, url", pick(catalog.SERVER_INFO)),),
+            height=5,
+        ),
+    ),
+)  # fmt: skip
+
+_LOADED = Row(
+    200,
+    "What is loaded?",
+    (
+        panels.table(
+            201,
+            "Models in memory",
+            "What occupies the memory, and until when? Less than all of a model in GPU memory is the usual reason for"
+            " slowness on a machine with a GPU (on one without, 0 is right). Expires: below 0, a request outlives it;"
+            " pinned stays.",
+            (
+                Column("Server", "server", width=150),
+                Column("Model", "model", link=link_to("ollama-models", "model"), width=240),
+                Column("Parameters", "parameter_size", width=100),
+                Column("Quantization", "quantization", width=110),
+                Column("Digest", "digest", width=120),
+                Column("Memory", query=over("max", _SM, pick(catalog.LOADED_SIZE)), look=Look(BYTES), width=100),
+                Column(
+                    "In GPU memory",
+                    query=over("max", _SM, f"{pick(catalog.LOADED_VRAM)} / ({pick(catalog.LOADED_SIZE)} > 0)"),
+                    look=Look(SHARE, panels.GPU_SHARE, decimals=0, least=0, most=1),
+                    cell="bar",
+                ),
+                Column("Context tokens", query=over("max", _SM, pick(catalog.LOADED_CONTEXT)), width=120),
+                Column(
+                    "Expires in",
+                    query=f"{over('max', _SM, pick(catalog.LOADED_EXPIRY))} - time()",
+                    look=Look(SECONDS, ranges=((_CENTURY, None, "pinned", panels.NEUTRAL),), decimals=0),
+                    width=110,
+                ),
+                Column(
+                    "Busy",
+                    query=over("max", _SM, pick(catalog.KNOWN_BUSY)),
+                    look=Look(mapping=((1, "certainly", panels.NEUTRAL), (0, "not known", panels.QUIET))),
+                    cell="colour",
+                    width=100,
+                ),
+            ),
+            extra=(
+                over("max", f"{_SM}, parameter_size, quantization, digest", pick(catalog.LOADED_INFO)),
+            ),
+            empty="Nothing is loaded",
+            sort="Memory",
+            descending=True,
+            height=8,
+        ),
+        panels.graph(
+            202,
+            "Memory of loaded models",
+            "What fills the memory over time? As Ollama fixed it at load: weights, KV cache, buffers; not the"
+            " runner's prompt cache. Steps are loads and unloads. Ten largest.",
+            Query(f"topk(10, {over('max', _SM, pick(catalog.LOADED_SIZE))})", "{{server}} {{model}}"),
+            Look(BYTES, empty="Nothing is loaded", least=0),
+            width=12,
+            stack=True,
+        ),
+        panels.graph(
+            203,
+            "Memory of loaded models, by kind",
+            "Do models lie in GPU memory? What Ollama counts as such (some builds count CPU buffers too) against the"
+            " rest. Host memory in use on a machine with a GPU: the model or its context is too large for the card.",
+            [
+                Query(f"sum({pick(names.LOADED_VRAM)})", "GPU memory"),
+                Query(f"sum({pick(names.LOADED_SIZE)}) - sum({pick(names.LOADED_VRAM)})", "host memory"),
+            ],
+            Look(BYTES, empty="Nothing is loaded", least=0, names=("GPU memory", "host memory")),
+            width=12,
+            stack=True,
+        ),
+    ),
+)  # fmt: skip
+
+_WAITING = Row(
+    300,
+    "Do users wait?",
+    (
+        panels.graph(
+            301,
+            "Where the time goes",
+            "What do requests spend their time on at this server? queue: no free slot. load: models are swapped."
+            " prompt: long prompts. generate: the GPU, or weights on the CPU. Mean of the chosen servers over 30"
+            " minutes.",
+            Query(over("avg", "phase", pick(names.PHASES)), "{{phase}}"),
+            Look(SECONDS, empty=NO_TRAFFIC, names=("queue", "load", "prompt", "generate"), least=0),
+            stack=True,
+        ),
+        panels.graph(
+            302,
+            "First token of each model",
+            "Which model is slow to start? Mean of 30 minutes against the objectives of 2 s and 5 s (dashed). One"
+            " model alone: its size or its place in memory. All of them: the server.",
+            Query(f"topk(10, {over('max', _SM, pick(names.TTFT))})", "{{server}} {{model}}"),
+            Look(SECONDS, panels.TTFT_LIMITS, NO_TRAFFIC, least=0),
+        ),
+        panels.graph(
+            303,
+            "Speed of one request",
+            "How fast do tokens come, per request? Readers need 10 a second, 20 feel quick (dashed). Falls with more"
+            " requests side by side; half of yesterday's at the same load: GPU throttled, or weights on the CPU.",
+            Query(f"topk(10, {tokens_per_second(by=_SM)})", "{{server}} {{model}}"),
+            Look(TOKENS_PER_SECOND, panels.SPEED_LIMITS, NO_TRAFFIC, least=0),
+        ),
+        panels.graph(
+            304,
+            "Saturation",
+            "Does it have a free slot when one is needed? Share of the measurements due in 15 minutes that found"
+            " none. From half on (dashed) users queue. Next: Queue and capacity.",
+            Query(over("max", "server", pick(names.SATURATION)), "{{server}}"),
+            Look(SHARE, panels.SATURATION_LIMITS, NO_TRAFFIC, least=0, most=1),
+        ),
+        panels.graph(
+            305,
+            "Polls that saw a model in use",
+            "Which models have users? Polls per second that found a request finished since the poll before: a lower"
+            " bound. Ten busiest.",
+            Query(f"topk(10, {over('sum', _SM, rate(catalog.USES_SEEN))})", "{{server}} {{model}}"),
+            Look("cps", empty=NO_TRAFFIC, least=0),
+        ),
+        panels.graph(
+            306,
+            "Loads, unloads, reconfigurations",
+            "What changed in memory? Loads without unloads fill it; both together are a swap; a reconfiguration is a"
+            " reload because a request asked for another context or the tag was replaced. Lower bounds, seen between"
+            " polls.",
+            [
+                Query(f"sum({increase(catalog.LOADS_SEEN)})", "loads"),
+                Query(f"sum({increase(catalog.UNLOADS_SEEN)})", "unloads"),
+                Query(f"sum({increase(catalog.RECONFIGURATIONS_SEEN)})", "reconfigurations"),
+            ],
+            Look(COUNT, empty=NO_TRAFFIC, least=0, names=("loads", "unloads", "reconfigurations")),
+            as_bars=True,
+        ),
+    ),
+)
+
+_API = Row(
+    400,
+    "How does its API feel?",
+    (
+        panels.graph(
+            401,
+            "Answer time of the API, 95th percentile",
+            "How fast are the exporter's own polls answered? Milliseconds on a healthy server. Slow /api/ps with a fast"
+            " /api/version: the scheduler is held by a load. Everything slow: the network or the machine.",
+            Query(quantile(0.95, catalog.API_DURATION, "server, api_endpoint"), "{{server}} {{api_endpoint}}"),
+            Look(SECONDS, least=0),
+        ),
+        panels.graph(
+            402,
+            "Mean answer time of the API",
+            "Has the API become slower? The mean moves with every poll; the percentile beside only with the slowest.",
+            Query(mean(catalog.API_DURATION, "server"), "{{server}}"),
+            Look(SECONDS, least=0),
+        ),
+        panels.graph(
+            403,
+            "Polls that failed, by reason",
+            "Why could the server not be read? refused: no process. timeout: hung or starting. http_5xx: its own"
+            " error. Nothing is drawn while all is well.",
+            Query(over("sum", "server, source, reason", f"{increase(catalog.SOURCE_FAILURES, server='!')} > 0"),
+                  "{{server}} {{source}} {{reason}}"),
+            Look(COUNT, empty="No failures", least=0),
+            as_bars=True,
+        ),
+        panels.stat(
+            404,
+            "Impossible values left out",
+            "Did the server tell nonsense (sizes below 0, times of the wrong type)? Anything above 0 is a bug of"
+            " Ollama's or of a proxy between: report it with the exporter's log.",
+            Query(over("sum", "server", increase(catalog.REJECTED_VALUES)), "{{server}}"),
+            Look(COUNT, panels.ANY_IS_ODD, decimals=0),
+            width=8,
+        ),
+    ),
+)  # fmt: skip
+
+BOARD = Board(
+    "ollama-server",
+    "Ollama / Server",
+    "What is this machine doing? Choose one server above; several are shown side by side.",
+    (_STATE, _LOADED, _WAITING, _API),
+    annotations=("alerts", "restarts", "loads"),
+)
