@@ -1,0 +1,81 @@
+"""Turns cases and quiet fleets into the files that promtool reads."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import alerting
+import quiet
+import recording
+from cases import FILES, Case, Says, Series
+
+Document = dict[str, Any]
+
+
+def documents() -> dict[str, Document]:
+    """promtool knows one evaluation interval for each file: incidents that take days have files of their own."""
+    made = {}
+    for name, members in FILES.items():
+        for step, suffix in ((1, ""), (4, "-days")):
+            if tests := [_test(case) for case in members if case.step == step]:
+                made[name + suffix] = _document(tests, step)
+    return made | {"quiet": _document([_quiet(*scene) for scene in quiet.SCENES], 1)}
+
+
+def _document(tests: list[Document], step: int) -> Document:
+    # Recording rules first, or an alert would see what was recorded one evaluation ago, or sometimes not.
+    order = [group.name for group in recording.groups()] + [name for name, _ in alerting.groups()]
+    files = ["../recording.rules.yml", "../alerting.rules.yml"]
+    return {"rule_files": files, "evaluation_interval": f"{step}m", "group_eval_order": order, "tests": tests}
+
+
+def _test(case: Case) -> Document:
+    checks: list[tuple[int, tuple[Says, ...]]] = [*((minute, ()) for minute in case.silent), *case.speaks]
+    return {
+        "name": f"{case.alert}: {case.story}",
+        "interval": "1m",
+        "input_series": _input(case.series),
+        "alert_rule_test": [
+            {
+                "eval_time": f"{minute}m",
+                "alertname": case.alert,
+                "exp_alerts": [_expected(case.alert, said) for said in says],
+            }
+            for minute, says in sorted(checks)
+        ],
+    }
+
+
+def _quiet(name: str, series: tuple[Series, ...], minutes: tuple[int, ...]) -> Document:
+    """Every alert there is, and none but the Watchdog speaks."""
+    names = sorted({alert.name for alert in alerting.alerts()} - {"Watchdog"})
+    return {
+        "name": f"nothing fires: {name}",
+        "interval": "1m",
+        "input_series": _input(series),
+        "alert_rule_test": [
+            {"eval_time": f"{minute}m", "alertname": alert, "exp_alerts": []} for minute in minutes for alert in names
+        ],
+    }
+
+
+def _input(series: tuple[Series, ...]) -> list[Document]:
+    return [{"series": name, "values": values} for name, values in series]
+
+
+def _expected(name: str, said: Says) -> Document:
+    rule = next(a for a in alerting.alerts() if a.name == name and _matches(a, said))
+    variables = "&".join(f"var-{key}={said.labels.get(key, '')}" for key in rule.carries if key != "instance")
+    return {
+        "exp_labels": {"severity": rule.severity, **dict(rule.extra), **said.labels},
+        "exp_annotations": {
+            "summary": rule.summary,
+            "description": said.description,
+            "runbook_url": f"{alerting.RUNBOOKS}#{name.lower()}",
+            "dashboard_url": f"{alerting.GRAFANA}/d/{rule.dashboard}" + (f"?{variables}" if variables else ""),
+        },
+    }
+
+
+def _matches(alert: alerting.Alert, said: Says) -> bool:
+    return said.severity in ("", alert.severity) and said.extra in ((), alert.extra)

@@ -1,0 +1,173 @@
+"""Fleets with which nothing is wrong. No alert but the Watchdog may speak of them."""
+
+from __future__ import annotations
+
+from cases import EXPORTER, Series, count, series, steps
+
+SERVERS = ("primary", "secondary", "tertiary")
+MODELS = ("tinyllama:latest", "llama3.2:3b")
+_OUTCOMES = ("ok", "caused_load", "empty", "rejected", "http_error", "malformed", "timeout", "unreachable")
+_SKIPS = (
+    "busy", "unused", "saturated", "in_flight", "expiring", "replaced", "remote", "incapable", "old_server", "untold",
+    "stopped",
+)  # fmt: skip
+_HISTOGRAMS = {
+    "ollama_canary_time_to_first_token_seconds": ("2.0", "5.0"),
+    "ollama_canary_duration_seconds": ("2.0",),
+    "ollama_canary_queue_wait_upper_bound_seconds": ("2.0",),
+    "ollama_canary_load_duration_seconds": ("30.0",),
+    "ollama_canary_prompt_duration_seconds": ("2.5",),
+    "ollama_canary_time_per_output_token_seconds": ("0.05",),
+}
+
+
+class Fleet:
+    """Three servers, two models on each. `again`: the minute at which the exporter comes back after two minutes."""
+
+    def __init__(
+        self, minutes: int, *, users: float = 1, canary: bool = True, host: bool = True, again: int = 0
+    ) -> None:
+        self.minutes, self.users, self.again = minutes, users, again
+        self.canary, self.host = canary, host
+
+    def series(self) -> tuple[Series, ...]:
+        made = [*self._own(), *(found for server in SERVERS for found in self._server(server))]
+        return tuple(made + (self._host() if self.host else []))
+
+    def _held(self, value: float) -> str:
+        if not self.again:
+            return steps((value, self.minutes))
+        return f"{value:g}x{self.again - 3} stale _ {steps((value, self.minutes - self.again))}"
+
+    def _counted(self, rate: float) -> str:
+        if not self.again:
+            return count((rate, self.minutes), start=100)
+        return f"{count((rate, self.again - 2))} stale _ {count((rate, self.minutes - self.again))}"
+
+    def _clock(self) -> str:
+        return f"0+60x{self.minutes - 1}" if not self.again else (
+            f"0+60x{self.again - 3} stale _ {self.again * 60}+60x{self.minutes - self.again - 1}"
+        )  # fmt: skip
+
+    def _own(self) -> list[Series]:
+        up = steps((1, self.again - 2), (0, 2), (1, self.minutes - self.again)) if self.again else self._held(1)
+        start = self._held(0) if not self.again else (
+            f"0x{self.again - 3} stale _ {steps((self.again * 60, self.minutes - self.again))}"
+        )  # fmt: skip
+        return [
+            series("up", EXPORTER, up),
+            series("ollama_exporter_build_info", {**EXPORTER, "version": "0.1.0", "python": "3.13.1"}, self._held(1)),
+            series("ollama_exporter_servers", EXPORTER, self._held(len(SERVERS))),
+            series("ollama_exporter_config_last_reload_successful", EXPORTER, self._held(1)),
+            series("ollama_exporter_loop_lag_seconds_count", EXPORTER, self._counted(24)),
+            series("ollama_exporter_loop_lag_seconds_bucket", {**EXPORTER, "le": "1.0"}, self._counted(24)),
+            series("process_start_time_seconds", EXPORTER, start),
+        ]
+
+    def _server(self, server: str) -> list[Series]:
+        here = {**EXPORTER, "server": server}
+        states = {"ok": 1, "stalled": 0, "starting": 0, "down": 0}
+        made = [
+            series("ollama_up", here, self._held(1)),
+            *(series("ollama_state", {**here, "state": s}, self._held(v)) for s, v in states.items()),
+            series("ollama_build_info", {**here, "version": "0.33.0"}, self._held(1)),
+            series("ollama_clock_offset_seconds", here, self._held(0.4)),
+            series("ollama_installed_models", here, self._held(len(MODELS))),
+            series("ollama_loaded_models", here, self._held(len(MODELS))),
+            series("ollama_api_rejected_values_total", here, self._counted(0)),
+            series("ollama_exporter_label_values_dropped", here, self._held(0)),
+            *(found for model in MODELS for found in self._model({**here, "model": model})),
+        ]
+        sources = ("api", "canary") if self.canary else ("api",)
+        for source in sources:
+            made += self._source({**here, "source": source})
+        return made
+
+    def _source(self, labels: dict[str, str]) -> list[Series]:
+        return [
+            series("ollama_source_up", labels, self._held(1)),
+            series("ollama_source_last_attempt_timestamp_seconds", labels, self._clock()),
+        ]
+
+    def _model(self, here: dict[str, str]) -> list[Series]:
+        described = {"digest": "aaaaaaaaaaaa", "family": "llama", "parameter_size": "3.2B", "quantization": "Q4_K_M"}
+        return [
+            series("ollama_installed_model_info", {**here, **described}, self._held(1)),
+            series("ollama_loaded_model_size_bytes", here, self._held(4e9)),
+            # A server without a GPU, or one whose CPU buffers count as GPU memory, is as healthy as the others.
+            series("ollama_loaded_model_vram_bytes", here, self._held(0 if here["server"] == "tertiary" else 4e9)),
+            series("ollama_model_uses_seen_total", here, self._counted(self.users)),
+            series("ollama_model_loads_seen_total", here, self._counted(0.02 if self.users else 0)),
+            series("ollama_model_reconfigurations_seen_total", here, self._counted(0)),
+            *(self._canary(here) if self.canary else []),
+        ]
+
+    def _canary(self, here: dict[str, str]) -> list[Series]:
+        sent = 1 if self.users else 0
+        made = [
+            *(
+                series(
+                    "ollama_canary_attempts_total",
+                    {**here, "outcome": name},
+                    self._counted(sent if name == "ok" else 0),
+                )
+                for name in _OUTCOMES
+            ),
+            *(
+                series(
+                    "ollama_canary_skips_total",
+                    {**here, "reason": name},
+                    self._counted(1 - sent if name == "unused" else 0),
+                )
+                for name in _SKIPS
+            ),
+            series("ollama_canary_stopped", here, self._held(0)),
+        ]
+        if self.users:
+            for family, buckets in _HISTOGRAMS.items():
+                made.append(series(f"{family}_count", here, self._counted(1)))
+                made.append(series(f"{family}_sum", here, self._counted(0.02)))
+                made += [series(f"{family}_bucket", {**here, "le": le}, self._counted(1)) for le in buckets]
+        return made
+
+    def _host(self) -> list[Series]:
+        here = {**EXPORTER, "host": "primary"}
+        return [
+            series("ollama_host_memory_available_bytes", here, self._held(40e9)),
+            series("ollama_host_memory_total_bytes", here, self._held(64e9)),
+            series("ollama_host_swap_used_bytes", here, self._held(0)),
+            series("ollama_host_swap_total_bytes", here, self._held(0)),
+            series("ollama_host_model_store_available_bytes", here, self._held(400e9)),
+            series("ollama_host_model_store_size_bytes", here, self._held(1000e9)),
+            series("ollama_host_process_start_time_seconds", {**here, "process": "serve"}, self._held(1000)),
+            *self._source({**EXPORTER, "source": "host"}),
+        ]
+
+
+def _restarted_servers() -> tuple[Series, ...]:
+    """All servers restart at once, for a minute; every model is loaded anew, some prompts fail meanwhile."""
+    whole, replaced = Fleet(180), ("ollama_up", "ollama_state", "ollama_model_loads_seen_total", "ollama_host_process")
+    kept = [(name, values) for name, values in whole.series() if not name.startswith(replaced)]
+    for server in SERVERS:
+        here = {**EXPORTER, "server": server}
+        kept.append(series("ollama_up", here, steps((1, 100), (0, 1), (1, 79))))
+        kept.append(series("ollama_state", {**here, "state": "ok"}, steps((1, 100), (0, 1), (1, 79))))
+        kept.append(series("ollama_state", {**here, "state": "starting"}, steps((0, 100), (1, 1), (0, 79))))
+        for model in MODELS:
+            labels = {**here, "model": model}
+            kept.append(series("ollama_model_loads_seen_total", labels, count((0, 101), (1, 1), (0, 78), start=5)))
+    serve = {**EXPORTER, "host": "primary", "process": "serve"}
+    kept.append(series("ollama_host_process_start_time_seconds", serve, steps((1000, 101), (6060, 79))))
+    return tuple(kept)
+
+
+SCENES: tuple[tuple[str, tuple[Series, ...], tuple[int, ...]], ...] = (
+    ("a healthy fleet in use", Fleet(200).series(), (1, 20, 65, 190)),
+    ("an idle fleet whose models are pinned", Fleet(200, users=0).series(), (20, 65, 190)),
+    ("a fleet whose exporter restarts", Fleet(200, again=100).series(), (99, 100, 101, 102, 104, 106, 112, 130, 160)),
+    ("a fleet five minutes old whose exporter restarts", Fleet(90, again=8).series(), (7, 8, 9, 11, 14, 20, 40, 80)),
+    ("a fleet whose servers restart", _restarted_servers(), (100, 101, 102, 103, 106, 116, 130, 170)),
+    ("the canary is off", Fleet(120, canary=False).series(), (20, 65, 115)),
+    ("the host source is off", Fleet(120, host=False).series(), (20, 65, 115)),
+    ("a new fleet", Fleet(12).series(), (0, 1, 2, 3, 5, 8, 11)),
+)

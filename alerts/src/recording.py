@@ -1,0 +1,300 @@
+"""Recording rules: each recorded name is one question that dashboards and alerts ask.
+
+Today the canary and the api source answer; better vantage points will stand before them, by `or`, under the same names.
+Names are `level:metric:operations`; a name that ends in a window looks back that far.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from textwrap import dedent
+
+JOB = "ollama"
+"""The scrape job of the exporters. Only `up` and the exporter's own process metrics need it: all else is `ollama_`."""
+
+WINDOWS = ("5m", "30m", "1h", "2h", "6h", "1d", "3d", "30d")
+SHORT_WINDOWS = ("5m", "30m", "1h")
+"""These are read off the raw series. Longer ones are put together of tiles of 5 minutes or an hour that are recorded
+already: three days of raw counters of a large fleet would be tens of millions of samples at every evaluation."""
+
+SERVER = "job, instance, server"
+MODEL = "job, instance, server, model"
+_ATTEMPTS = "ollama_canary_attempts_total"
+_SKIPS = "ollama_canary_skips_total"
+_TTFT = "ollama_canary_time_to_first_token_seconds"
+_WAIT = "ollama_canary_queue_wait_upper_bound_seconds"
+_MEASURED = _ATTEMPTS + '{outcome!="caused_load"}'
+_BAD = _ATTEMPTS + '{outcome!~"ok|caused_load"}'
+_CROWDED_OUT = _SKIPS + '{reason=~"saturated|in_flight"}'
+OBJECTIVES = {"2s": "2.0", "5s": "5.0"}
+"""Seconds to the first token, as they are called in names and as Prometheus spells the bucket."""
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    name: str
+    expr: str
+    labels: tuple[tuple[str, str], ...] = ()
+
+    def as_yaml(self) -> dict[str, object]:
+        rule: dict[str, object] = {"record": self.name, "expr": self.expr}
+        return rule | ({"labels": dict(self.labels)} if self.labels else {})
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    name: str
+    interval: str
+    rules: tuple[Record, ...]
+
+    def as_yaml(self) -> dict[str, object]:
+        return {"name": self.name, "interval": self.interval, "rules": [rule.as_yaml() for rule in self.rules]}
+
+
+def groups() -> list[Group]:
+    """Intervals stay far below 5 minutes, after which Prometheus takes a recorded value for gone."""
+    return [
+        Group("ollama-availability", "30s", (_state(), *_unavailable(SHORT_WINDOWS))),
+        Group("ollama-availability-long", "1m", tuple(_unavailable(WINDOWS[3:]))),
+        Group("ollama-requests", "30s", tuple(_requests(SHORT_WINDOWS))),
+        Group("ollama-requests-long", "1m", tuple(_requests(WINDOWS[3:]))),
+        Group("ollama-servers", "30s", tuple(_servers())),
+        Group("ollama-models", "30s", tuple(_models())),
+        Group("ollama-hosts", "30s", tuple(_hosts())),
+    ]
+
+
+# --- availability ----------------------------------------------------------------------------------------------------
+
+
+def _state() -> Record:
+    # A target that service discovery no longer lists has no `up` at all: it was taken away, it is not down. An exporter
+    # that restarts was blind for a moment: its servers count as unavailable only when it stays away.
+    return _record(
+        "server:ollama_available:state",
+        f"""
+        ollama_up
+        or on ({SERVER})
+          0 * (last_over_time(ollama_up[1d]) and on (job, instance) (max_over_time(up{{job="{JOB}"}}[2m30s]) == 0))
+        """,
+    )
+
+
+def _unavailable(windows: tuple[str, ...]) -> list[Record]:
+    """Weighted by time, so that a server of five minutes' standing does not count as much as one of three days."""
+    return [rule for window in windows for rule in (_server_unavailable(window), _job_unavailable(window))]
+
+
+def _server_unavailable(window: str) -> Record:
+    name = "server:ollama_unavailable:ratio_"
+    if window == "30d":
+        return _record(name + window, f"avg_over_time({name}1h[30d:15m])")
+    return _record(name + window, f"1 - avg_over_time(server:ollama_available:state[{window}])")
+
+
+def _job_unavailable(window: str) -> Record:
+    name = "job:ollama_unavailable:ratio_"
+    if window == "30d":
+        return _record(name + window, f"avg_over_time({name}1h[30d:15m])")
+    state = f"server:ollama_available:state[{window}]"
+    return _record(
+        name + window,
+        f"""
+        1 -
+          sum by (job) (sum_over_time({state}))
+        /
+          sum by (job) (count_over_time({state}))
+        """,
+    )
+
+
+# --- requests that were measured -------------------------------------------------------------------------------------
+
+
+def _requests(windows: tuple[str, ...]) -> list[Record]:
+    rules: list[Record] = []
+    for window in windows:
+        rules += [
+            _count("job:ollama_requests", window, _sum(_MEASURED, window)),
+            _count("job:ollama_request_errors", window, _sum(_BAD, window)),
+            _count("job:ollama_ttft_requests", window, _sum(f"{_TTFT}_count", window)),
+            _ratio("job:ollama_request_errors", "job:ollama_requests", window),
+        ]
+        for objective, le in OBJECTIVES.items():
+            over = f"job:ollama_ttft_over_{objective}"
+            rules.append(_count(over, window, _slower(_TTFT, le, window)))
+            rules.append(_ratio(over, "job:ollama_ttft_requests", window))
+        if window in SHORT_WINDOWS:
+            rules += _server_requests(window)
+    return rules
+
+
+def _server_requests(window: str) -> list[Record]:
+    bad, every = (_sum(selector, window, SERVER) for selector in (_BAD, _MEASURED))
+    rules = [_record(f"server:ollama_request_errors:ratio_rate_{window}", f"{bad}\n/\n({every} > 0)")]
+    for objective, le in OBJECTIVES.items():
+        rules.append(_record(f"server:ollama_ttft_over_{objective}:ratio_rate_{window}", _share(_TTFT, le, window)))
+    return rules
+
+
+def _count(level_metric: str, window: str, expr: str) -> Record:
+    """How many in a window: counted for a short one, put together of tiles for a long one."""
+    name = f"{level_metric}:increase_"
+    if window == "30d":
+        expr = f"sum_over_time({name}1h[30d:1h])"
+    elif window not in SHORT_WINDOWS:
+        expr = f"sum_over_time({name}5m[{window}:5m])"
+    return _record(name + window, expr)
+
+
+def _ratio(bad: str, every: str, window: str) -> Record:
+    return _record(f"{bad}:ratio_rate_{window}", f"{bad}:increase_{window} / ({every}:increase_{window} > 0)")
+
+
+def _sum(selector: str, window: str, by: str = "job") -> str:
+    return f"sum by ({by}) (increase({selector}[{window}]))"
+
+
+def _slower(histogram: str, le: str, window: str, by: str = "job") -> str:
+    """How many were slower. Never below 0, where extrapolation treats bucket and count unlike."""
+    every, within = f"{histogram}_count", f'{histogram}_bucket{{le="{le}"}}'
+    return f"clamp_min(\n  {_sum(every, window, by)}\n  - {_sum(within, window, by)},\n  0\n)"
+
+
+def _share(histogram: str, le: str, window: str) -> str:
+    return f"{_slower(histogram, le, window, SERVER)}\n/\n({_sum(f'{histogram}_count', window, SERVER)} > 0)"
+
+
+# --- servers, models, hosts ------------------------------------------------------------------------------------------
+
+
+def _servers() -> list[Record]:
+    return [
+        _record("server:ollama_queue_wait_over_2s:ratio_rate_30m", _share(_WAIT, "2.0", "30m")),
+        _record("server:ollama_queue_wait_seconds:mean_30m", _mean(_WAIT, SERVER)),
+        _record("server:ollama_saturation_signs:increase_15m", _saturation_signs("15m")),
+        _record("server:ollama_saturation:ratio_15m", _saturation("15m")),
+        _phase("queue", _mean(_WAIT, SERVER)),
+        _phase("load", _mean("ollama_canary_load_duration_seconds", SERVER)),
+        _phase("prompt", _mean("ollama_canary_prompt_duration_seconds", SERVER)),
+        _phase("generate", _generate()),
+        _record("server:ollama_model_loads:increase_15m", _sum("ollama_model_loads_seen_total", "15m", SERVER)),
+        _record(
+            "server:ollama_model_reconfigurations:increase_15m",
+            _sum("ollama_model_reconfigurations_seen_total", "15m", SERVER),
+        ),
+        _record("server:ollama_loaded_size_bytes:sum", _loaded("ollama_loaded_model_size_bytes")),
+        _record("server:ollama_loaded_vram_bytes:sum", _loaded("ollama_loaded_model_vram_bytes")),
+        _record("job:ollama_versions:count", "count by (job) (group by (job, version) (ollama_build_info))"),
+    ]
+
+
+def _models() -> list[Record]:
+    per_token = "ollama_canary_time_per_output_token_seconds"
+    return [
+        _record("model:ollama_time_per_output_token_seconds:mean_30m", _mean(per_token, MODEL)),
+        _record("model:ollama_ttft_seconds:mean_30m", _mean(_TTFT, MODEL)),
+        _record("model:ollama_loaded_vram:ratio", _vram_share()),
+        _record(
+            "model:ollama_digests:count",
+            "count by (job, model) (group by (job, model, digest) (ollama_installed_model_info))",
+        ),
+    ]
+
+
+def _hosts() -> list[Record]:
+    memory, store = "ollama_host_memory", "ollama_host_model_store"
+    return [
+        _record("host:ollama_memory_available:ratio", _part(f"{memory}_available_bytes", f"{memory}_total_bytes")),
+        _record("host:ollama_model_store_available:ratio", _part(f"{store}_available_bytes", f"{store}_size_bytes")),
+    ]
+
+
+def _saturation_signs(window: str) -> str:
+    """Canaries that users' requests kept waiting, turned away or outlasted. `saturated` skips follow from these.
+
+    The histogram begins with the first canary that ended well: until then, nobody is known to have waited.
+    """
+    turned_away = _ATTEMPTS + '{outcome=~"rejected|timeout"}'
+    in_flight = _SKIPS + '{reason="in_flight"}'
+    return dedent(
+        """\
+        (
+        {waited}
+          or 0 * {every}
+        )
+        + {turned_away}
+        + {in_flight}"""
+    ).format(
+        waited=_indented(_slower(_WAIT, "2.0", window, SERVER), 2),
+        every=_sum(_MEASURED, window, SERVER),
+        turned_away=_sum(turned_away, window, SERVER),
+        in_flight=_sum(in_flight, window, SERVER),
+    )
+
+
+def _saturation(window: str) -> str:
+    """Of the canaries that would have told, those that told of a queue or were held back because one had."""
+    saturated = _sum(_SKIPS + '{reason="saturated"}', window, SERVER)
+    every, crowded_out = _sum(_MEASURED, window, SERVER), _sum(_CROWDED_OUT, window, SERVER)
+    return dedent(
+        f"""\
+        (
+          server:ollama_saturation_signs:increase_{window}
+          + {saturated}
+        )
+        /
+        (
+          {every}
+          + {crowded_out}
+          > 0
+        )"""
+    )
+
+
+def _generate() -> str:
+    """What is left of a request after its first token. Embeddings have no first token and drop out of the match."""
+    whole, first = "ollama_canary_duration_seconds", _TTFT
+    return dedent(
+        f"""\
+        sum by ({SERVER}) (rate({whole}_sum[30m]) - rate({first}_sum[30m]))
+        /
+        (sum by ({SERVER}) (rate({first}_count[30m])) > 0)"""
+    )
+
+
+def _mean(histogram: str, by: str, window: str = "30m") -> str:
+    return dedent(
+        f"""\
+        sum by ({by}) (rate({histogram}_sum[{window}]))
+        /
+        (sum by ({by}) (rate({histogram}_count[{window}])) > 0)"""
+    )
+
+
+def _vram_share() -> str:
+    """How much of a loaded model Ollama counts as GPU memory. The sum of unnamed models is no model."""
+    vram, size = (f'ollama_loaded_model_{part}_bytes{{model!="other"}}' for part in ("vram", "size"))
+    return f"sum by ({MODEL}) ({vram})\n/\n(sum by ({MODEL}) ({size}) > 0)"
+
+
+def _phase(phase: str, expr: str) -> Record:
+    return Record("server:ollama_phase_seconds:mean_30m", expr, (("phase", phase),))
+
+
+def _loaded(family: str) -> str:
+    """0, not absent, where a server has nothing loaded."""
+    return f"sum by ({SERVER}) ({family})\nor\nsum by ({SERVER}) (0 * ollama_loaded_models)"
+
+
+def _part(available: str, whole: str) -> str:
+    by = "job, instance, host"
+    return f"sum by ({by}) ({available})\n/\n(sum by ({by}) ({whole}) > 0)"
+
+
+def _record(name: str, expr: str) -> Record:
+    return Record(name, dedent(expr).strip())
+
+
+def _indented(text: str, columns: int) -> str:
+    return "\n".join(" " * columns + line for line in text.splitlines())
