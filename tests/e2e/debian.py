@@ -154,8 +154,8 @@ def _other_suite(scratch: Path, suite: str) -> list[str]:
 
 
 def archive() -> str:
-    """The archive that this machine uses."""
+    """The archive that this machine uses; empty where it names none."""
     sources = [Path("/etc/apt/sources.list"), *Path("/etc/apt/sources.list.d").glob("*")]
     texts = [source.read_text(errors="replace") for source in sources if source.is_file()]
     found = (re.search(r"^(?:deb\b|URIs:).*?(https?://\S+/debian/?)(?=\s|$)", text, re.MULTILINE) for text in texts)
-    return next((match[1] for match in found if match), "http://deb.debian.org/debian")
+    return next((match[1] for match in found if match), "")
