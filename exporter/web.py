@@ -317,7 +317,9 @@ def _bind_named(host: str, port: int) -> list[socket.socket]:
 
 def _listen(family: int, place: tuple[str | int, ...]) -> socket.socket:
     """Listening at once: Linux lets two sockets bind the same address, and only the second to listen is told."""
-    listening = socket.socket(family, socket.SOCK_STREAM)
+    # The protocol by its number: asyncio switches Nagle's algorithm off only where it is told, and with it the head of
+    # an answer waits 40 ms for its body.
+    listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
