@@ -211,7 +211,7 @@ STATES = Look(mapping=((-1, "unseen", PALETTE["unseen"]), *((n, s, PALETTE[s]) f
 STATES_BY_NAME = Look(mapping=tuple((state, state, PALETTE[state]) for state in _STATES))
 
 
-def _common(builder: Any, id: int, title: str, description: str, look: Look) -> Any:
+def _common(builder: Any, id: int, title: str, description: str, look: Look, grey: bool = False) -> Any:
     if not description:
         raise ValueError(f"{title}: no description")
     builder = builder.id(id).title(title).description(description).datasource(_SOURCE)
@@ -224,8 +224,8 @@ def _common(builder: Any, id: int, title: str, description: str, look: Look) -> 
         builder = builder.max(look.most)
     if look.step:
         builder = builder.interval(look.step)
-    if look.mapping or look.ranges:
-        builder = builder.mappings(_mappings(look))
+    if look.mapping or look.ranges or grey:
+        builder = builder.mappings([*_mappings(look), *([_grey_when_empty(look)] if grey else [])])
     for name in look.names:
         builder = builder.override_by_name(name, [_fixed(PALETTE[name])])
     return builder
@@ -248,6 +248,12 @@ def _mappings(look: Look) -> list[Any]:
     return [*([model.ValueMap(values)] if values else []), *ranges]
 
 
+def _grey_when_empty(look: Look) -> model.SpecialValueMap:
+    """Without it a number that is missing has the colour of the lowest one, which may be red."""
+    result = model.ValueMappingResult(look.empty, QUIET, index=len(look.mapping) + len(look.ranges))
+    return model.SpecialValueMap(model.DashboardSpecialValueMapOptions(model.SpecialValueMatch.NULL, result))
+
+
 def _fixed(colour: str) -> model.DynamicConfigValue:
     return model.DynamicConfigValue("color", {"mode": "fixed", "fixedColor": colour})
 
@@ -262,7 +268,7 @@ def stat(
 ) -> Panel:  # fmt: skip
     """One number. It is coloured when it is a verdict, and blue when it is a fact."""
     modes = {"value": "value", "name": "name", "both": "value_and_name"}
-    builder = _common(stat_builder.Panel(), id, title, description, look)
+    builder = _common(stat_builder.Panel(), id, title, description, look, grey=True)
     builder = builder.graph_mode(shapes.BigValueGraphMode.NONE).text_mode(shapes.BigValueTextMode(modes[show]))
     builder = builder.color_mode(shapes.BigValueColorMode.VALUE).reduce_options(_last())
     builder = builder.justify_mode(shapes.BigValueJustifyMode.CENTER)
@@ -279,7 +285,7 @@ def gauge(
     id: int, title: str, description: str, queries: Queries, look: Look = Look(), *, width: int = 4, height: int = 5
 ) -> Panel:
     """One number against its limits."""
-    builder = _common(gauge_builder.Panel(), id, title, description, look)
+    builder = _common(gauge_builder.Panel(), id, title, description, look, grey=True)
     builder = builder.show_threshold_markers(True).show_threshold_labels(False).reduce_options(_last())
     builder = builder.color_scheme(build.FieldColor().mode(model.FieldColorModeId.THRESHOLDS))
     return Panel(id, builder.targets(list(_targets(queries, "instant"))), width, height)
@@ -427,7 +433,7 @@ def _column(column: Column) -> list[model.DynamicConfigValue]:
 
     if column.query:
         add("unit", look.unit)
-        add("noValue", look.empty)
+    add("noValue", "–" if look.empty == NO_DATA else look.empty)  # a cell has no room for a sentence
     if look.decimals is not None:
         add("decimals", look.decimals)
     if look.least is not None:
