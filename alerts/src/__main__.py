@@ -5,6 +5,7 @@ python alerts/src [DIRECTORY]      default: alerts/
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -30,8 +31,11 @@ _Dumper.add_representer(str, _text)
 
 
 def write(path: Path, title: str, content: dict[str, Any]) -> None:
+    """Whole or not at all: somebody may be reading."""
     body = yaml.dump(content, Dumper=_Dumper, sort_keys=False, width=1000, allow_unicode=True)
-    path.write_text(f"# {title}\n# Made by `python alerts/src`; change it there.\n{body}", encoding="utf-8")
+    fresh = path.with_suffix(f".{os.getpid()}")
+    fresh.write_text(f"# {title}\n# Made by `python alerts/src`; change it there.\n{body}", encoding="utf-8")
+    fresh.replace(path)
 
 
 def main(directory: Path) -> None:

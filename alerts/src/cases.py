@@ -145,6 +145,8 @@ BURNS = (
          (series("ollama_up", SERVER, "1x39 stale 1x48 stale"), series("up", EXPORTER, steps((1, 90), (0, 30)))),
          (92, 94), ((100, (_page(f"15.52% {_DOWN}"),)),)),
     Case(A, "a fleet of half an hour's standing is restarted", _outage(30, 2, 60), (31, 33, 35, 40, 60), ()),
+    Case(A, "a fleet of half an hour's standing has an outage: its first minutes are no measure of a month",
+         _outage(30, 10, 60), (33, 36, 39, 50), ()),
     Case(A, "a server is taken out of the configuration after an outage",
          (series("ollama_up", SERVER, "1x89 0x0 stale"), series("up", EXPORTER, steps((1, 150)))),
          (91, 93, 100, 120), ()),
@@ -158,10 +160,14 @@ BURNS = (
          (attempts("ok", count((0.5, 330), (1, 390))), attempts("http_error", count((0.5, 330), (0, 390)))),
          (5, 10, 715), _burning(f"50% {_FAILED}")),
     Case("OllamaSuccessBudgetBurn", "two errors in an hour of few requests are no trend",
-         (attempts("ok", count((0, 2), (0.2, 118))), attempts("http_error", count((0, 100), (1, 2), (0, 18)))),
+         (attempts("ok", count((0, 2), (0.16, 118))), attempts("http_error", count((0, 100), (1, 2), (0, 18)))),
          (101, 103, 105, 110, 119), ()),
+    Case("OllamaSuccessBudgetBurn", "ten minutes of errors are over before they have lasted a quarter of an hour",
+         (attempts("ok", count((1, 100), (0, 10), (1, 40))), attempts("http_error", count((0, 100), (1, 10), (0, 40)))), (101, 118), ()),
     Case("OllamaFirstTokenOver2sBudgetBurn", "five hours and a half of slow answers", _first_tokens("2.0"), (5, 10, 715),
          _burning(f"100% {_OVER_2S}")),
+    Case("OllamaFirstTokenOver5sBudgetBurn", "ten slow minutes are over before they have lasted a quarter of an hour",
+         histogram(TTFT, count((1, 150)), {"5.0": count((1, 100), (0, 10), (1, 40))}), (101, 118), ()),
     Case("OllamaFirstTokenOver5sBudgetBurn", "five hours and a half of very slow answers", _first_tokens("5.0"), (5, 10, 715),
          _burning(f"100% {_OVER_5S}")),
 )  # fmt: skip
@@ -187,6 +193,9 @@ SYMPTOMS = (
     Case("OllamaCanaryFailing", "the server itself is down: that is another alert",
          (series("ollama_up", SERVER, steps((1, 20), (0, 40))), attempts("ok", count((1, 20), (0, 40))),
           attempts("unreachable", count((0, 20), (1, 40)))), (30, 40, 55), ()),
+    Case("OllamaCanaryFailing", "two failures are no trend",
+         (series("ollama_up", SERVER, steps((1, 60))), attempts("ok", count((0, 60))),
+          attempts("http_error", count((0, 20), (1, 2), (0, 38)))), (22, 25, 30), ()),
     Case("OllamaGenerationStuck", "a canary waits for 10 minutes",
          (series("ollama_canary_pending_since_timestamp_seconds", MODEL, "_x10 600x10 stale"),), (15, 16, 22),
          ((17, _said(MODEL, "The canary on llama3.2:3b at gpu1 has been waiting for 7m 0s: the queue is that long, or the runner hangs.")),)),
@@ -202,9 +211,16 @@ SYMPTOMS = (
     Case("OllamaFirstTokenSlow", "all answers are slow for 40 minutes",
          histogram(TTFT, count((1, 120)), {"2.0": count((1, 40), (0, 40), (1, 40)), "5.0": count((1, 120))}), (40, 55, 100),
          ((75, _said(SERVER, "100% of measured requests to gpu1 waited more than 2 s for the first token in 30 minutes.")),)),
+    Case("OllamaFirstTokenSlow", "three slow answers are no trend",
+         histogram(TTFT, count((0, 20), (1, 3), (0, 40)), {"2.0": count((0, 63))}), (24, 30, 40), ()),
     Case("OllamaQueueWaitHigh", "each canary waits 10 s",
          histogram(WAIT, count((1, 120)), {"2.0": count((1, 40), (0, 40), (1, 40))}, count((0.01, 40), (10, 40), (0.01, 40))),
-         (40, 44, 110), ((75, _said(SERVER, "Measured requests to gpu1 waited 10s for a slot, on average over 30 minutes.")),)),
+         (40, 44, 51, 110), ((75, _said(SERVER, "Measured requests to gpu1 waited 10s for a slot, on average over 30 minutes.")),)),
+    Case("OllamaQueueWaitHigh", "one canary in twenty waits for two minutes",
+         histogram(WAIT, count((1, 120)), {"2.0": count((1, 40), (0, 1), (1, 79))}, count((0.01, 40), (120, 1), (0.01, 79))),
+         (45, 50, 60), ()),
+    Case("OllamaQueueWaitHigh", "two slow canaries are no trend",
+         histogram(WAIT, count((0, 20), (1, 2), (0, 60)), {"2.0": count((0, 82))}, count((0, 20), (10, 2), (0, 60))), (26, 30, 40), ()),
     Case("OllamaQueueSaturated", "a slow canary every four minutes, three held back after each",
          (*histogram(WAIT, count((1, 20), (0.25, 40), (1, 40)), {"2.0": count((1, 20), (0, 40), (1, 40))}),
           attempts("ok", count((1, 20), (0.25, 40), (1, 40))), attempts("timeout", count((0, 100))),
@@ -220,7 +236,7 @@ SYMPTOMS = (
     Case("OllamaQueueSaturationPredicted", "the wait grows by 10 ms a minute",
          histogram(WAIT, count((1, 200)), {"2.0": count((1, 200))},
                    " ".join(f"{0.05 * m + 0.01 * max(0, m - 40) ** 2 / 2:.3f}" for m in range(160)) + " " + " ".join(f"{0.05 * 159 + 0.01 * 119**2 / 2 + 0.05 * m:.3f}" for m in range(1, 41))),
-         (60, 199), ((150, _said(SERVER, "At its present pace the wait for a slot at gpu1 is 2.2 s in 2 hours.")),)),
+         (60, 120, 138, 199), ((150, _said(SERVER, "At its present pace the wait for a slot at gpu1 is 2.2 s in 2 hours.")),)),
 )  # fmt: skip
 
 
@@ -231,13 +247,13 @@ def _vram(first: float, minutes: int, then: float, rest: int, labels: dict[str, 
     )
 
 
-def _running_canary(uses: str, minutes: int) -> tuple[Series, ...]:
+def _running_canary(uses: str, minutes: int, started: int = 0) -> tuple[Series, ...]:
     """A model in use for `minutes`, under an exporter that has run since the beginning."""
     return (
         series("ollama_model_uses_seen_total", MODEL, uses),
         series("ollama_loaded_model_size_bytes", MODEL, steps((4e9, minutes))),
         series("ollama_source_up", {**SERVER, "source": "canary"}, steps((1, minutes))),
-        series("process_start_time_seconds", EXPORTER, steps((0, minutes))),
+        series("process_start_time_seconds", EXPORTER, steps((started, minutes))),
     )
 
 
@@ -277,6 +293,11 @@ MODELS = (
          ((72, _said(MODEL, "Users used llama3.2:3b at gpu1 at least 30 times in 30 minutes. No canary was sent meanwhile, nor skipped for a good reason.")),)),
     Case("OllamaCanaryNotRunning", "it is skipped because users' requests are in flight",
          (*_running_canary(count((1, 120)), 120), attempts("ok", count((0, 120))), skips("busy", count((1, 120)))), (60, 90, 119), ()),
+    Case("OllamaCanaryNotRunning", "the exporter has just started",
+         (*_running_canary(count((1, 120)), 120, started=6000), attempts("ok", count((0, 120))), skips("unused", count((0, 120)))), (90, 119), ()),
+    Case("OllamaCanaryNotRunning", "a canary waits for its answer: that is another alert",
+         (*_running_canary(count((1, 120)), 120), attempts("ok", count((0, 120))), skips("unused", count((0, 120))),
+          series("ollama_canary_pending_since_timestamp_seconds", MODEL, steps((60, 120)))), (60, 90, 119), ()),
     Case("OllamaCanaryNotRunning", "nobody uses the model",
          (*_running_canary(count((0, 120)), 120), attempts("ok", count((0, 120))), skips("unused", count((1, 120)))), (60, 90, 119), ()),
 )  # fmt: skip
@@ -331,6 +352,14 @@ FLEET = (
           series("ollama_installed_models", SERVER, steps((5, 2000))),
           series("ollama_installed_models", {**SERVER, "server": "gpu2"}, steps((5, 2000)))), (1496, 1540),
          ((1580, _said({**MODEL, "server": "gpu2"}, "llama3.2:3b was installed at gpu2 a day ago and is gone; other servers still have it.")),), step=4),
+    Case("OllamaModelMissing", "a model is removed everywhere",
+         (_installed("gpu1", "aaaaaaaaaaaa", "1x1499 stale"), _installed("gpu2", "aaaaaaaaaaaa", "1x1499 stale"),
+          series("ollama_installed_models", SERVER, steps((5, 2000))),
+          series("ollama_installed_models", {**SERVER, "server": "gpu2"}, steps((5, 2000)))), (1580, 1700), (), step=4),
+    Case("OllamaModelMissing", "the inventory cannot be read",
+         (_installed("gpu1", "aaaaaaaaaaaa", steps((1, 2000))), _installed("gpu2", "aaaaaaaaaaaa", "1x1499 stale"),
+          series("ollama_installed_models", SERVER, steps((5, 2000))),
+          series("ollama_installed_models", {**SERVER, "server": "gpu2"}, "5x1499 stale")), (1580, 1700), (), step=4),
     Case("OllamaUnbalanced", "gpu1 works, gpu2 holds the model ready and is not asked",
          (series("ollama_model_uses_seen_total", MODEL, count((2, 300), (0, 100))),
           series("ollama_model_uses_seen_total", {**MODEL, "server": "gpu2"}, count((0, 400))),
