@@ -200,7 +200,7 @@ def test_panels_have_ids_titles_and_places_of_their_own(uid: str) -> None:
 # Units are ids of Grafana's value formats; a suffix of one's own is formatted too.
 _DIMENSIONS = {
     "s": (1, 0), "bytes": (0, 1), "Bps": (-1, 1), "cps": (-1, 0), "percentunit": (0, 0), "short": (0, 0),
-    "suffix: tok/s": (-1, 0), "suffix: words/s": (-1, 0), "suffix: CPUs": (0, 0), "suffix: x": (0, 0),
+    "suffix:tok/s": (-1, 0), "suffix:words/s": (-1, 0), "suffix:CPUs": (0, 0), "suffix:x": (0, 0),
 }  # fmt: skip
 
 

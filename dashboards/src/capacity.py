@@ -53,7 +53,7 @@ _VERDICT = Row(
         ),
         panels.stat(
             104,
-            "Saturation in 4 hours, if the trend goes on",
+            "Saturation in 4 hours",
             "Where does the fullest server's saturation lead if the last hour's trend goes on? A straight line, no"
             " prophecy: it knows no evening. Above half, make room before then.",
             f"clamp(max(predict_linear({pick(names.SATURATION)}[1h], 4 * 3600)), 0, 1)",

@@ -87,7 +87,7 @@ _CPU = Row(
             "What do the CPUs do? user: computing, on a machine with a GPU a sign of weights on the CPU. iowait:"
             " models are read from a slow disk. steal: the hypervisor gives too little. Idle is left out.",
             Query(over("sum", "mode", f"{rate(catalog.HOST_CPU, mode='!idle')} > 0.001"), "{{mode}}"),
-            Look("suffix: CPUs", least=0),
+            Look("suffix:CPUs", least=0),
             stack=True,
         ),
         panels.graph(

@@ -54,7 +54,7 @@ def _burn(id: int, name: str, bad: Mapping[str, Recorded], target: float) -> Pan
         " above 6 page, 1d above 3 or 3d above 1 open a ticket, while a shorter window confirms that it goes on."
         " Next: who, below.",
         rates,
-        Look("suffix: x", Steps(panels.OK, ((1.0, panels.WARN), (6.0, panels.BAD))), NO_TRAFFIC, least=0),
+        Look("suffix:x", Steps(panels.OK, ((1.0, panels.WARN), (6.0, panels.BAD))), NO_TRAFFIC, least=0),
         width=6,
     )
 
@@ -155,7 +155,7 @@ _SPEED = Row(
         ),
         panels.stat(
             404,
-            "First tokens later than we can tell",
+            "Beyond 5 minutes",
             "Which share of measured requests of the last half hour had its first token after the largest bucket, 5"
             " minutes? Above 0 the percentiles above are too low.",
             f"1 - ({within(catalog.CANARY_TTFT, str(catalog.TTFT_BUCKETS[-1]))})",

@@ -142,7 +142,7 @@ _SKEW = Row(
     (
         panels.stat(
             301,
-            "Models that differ between servers",
+            "Models that differ",
             "How many names stand for different files on different servers? Users then get different answers from"
             " server to server. Next: the matrix; `ollama pull` on the one that is behind.",
             f"count({pick(names.DIGESTS)} > 1) or 0 * count({pick(names.DIGESTS)})",
@@ -150,7 +150,7 @@ _SKEW = Row(
         ),
         panels.stat(
             302,
-            "Versions of Ollama in the fleet",
+            "Versions of Ollama",
             "How many versions run? More than one for longer than an upgrade takes: a forgotten server.",
             f"max({pick(names.VERSIONS)})",
             Look(COUNT, panels.over_is_bad(2, None)),

@@ -33,7 +33,7 @@ _VERDICT = Row(
     (
         panels.stat(
             101,
-            "Servers not answering",
+            "Servers away",
             "How many servers do not answer /api/version, counting those whose exporter is gone? 0 is well. Anything"
             " else: the table below tells which, a click on it why.",
             f"count({_AVAILABLE} == 0) or 0 * count({_AVAILABLE})",
@@ -42,7 +42,7 @@ _VERDICT = Row(
         ),
         panels.gauge(
             102,
-            "Availability budget left",
+            "Budget left",
             "How much of the 0.1 % of 30 days in which servers may be away is left? Below a quarter, plan no risky"
             " change; below 0 the objective of 99.9 % is missed. Next: Latency and objectives tells how fast it"
             " burns. A younger history is taken as if it were the 30 days.",
@@ -53,7 +53,7 @@ _VERDICT = Row(
         ),
         panels.stat(
             103,
-            "Requests that succeed",
+            "Success",
             "Which share of the measured requests of the last hour ended well? Measured are the canary's, on models"
             " in use. Below 99 % the objective is missed: the board Canary tells how they ended.",
             f"1 - max({pick(names.ERRORS['1h'])})",
@@ -71,7 +71,7 @@ _VERDICT = Row(
         ),
         panels.stat(
             105,
-            "Longest mean wait",
+            "Longest wait",
             "How long do requests wait for a slot at the server where they wait longest, on average over 30 minutes?"
             " An upper bound. From 2 s on users feel it: see Queue and capacity.",
             f"max({pick(names.QUEUE_WAIT)})",

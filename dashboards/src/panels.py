@@ -131,7 +131,7 @@ LAST_HALF_HOUR = "30m"
 # --- units ------------------------------------------------------------------------------------------------------------
 
 _UNITS = {"seconds": "s", "bytes": "bytes", "ratio": "percentunit", "tokens": "short", "": "short"}
-SHARE, SECONDS, BYTES, COUNT, TOKENS_PER_SECOND = "percentunit", "s", "bytes", "short", "suffix: tok/s"
+SHARE, SECONDS, BYTES, COUNT, TOKENS_PER_SECOND = "percentunit", "s", "bytes", "short", "suffix:tok/s"
 
 
 def unit_of(metric: Metric) -> str:

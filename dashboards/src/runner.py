@@ -130,7 +130,7 @@ _PROCESSES = Row(
             "Do runners compute on the CPU? One CPU each is the sampling beside a GPU; many are a model, or a part of"
             " one, on the CPU.",
             Query(over("sum", "process", rate(catalog.HOST_PROCESS_CPU)), "{{process}}"),
-            Look("suffix: CPUs", empty=_NO_PROCESS, least=0),
+            Look("suffix:CPUs", empty=_NO_PROCESS, least=0),
         ),
         panels.graph(
             306,

@@ -28,7 +28,7 @@ def _server_state() -> str:
 _WORDS = ((2, "Online", panels.OK), (1, "Asleep", panels.NEUTRAL), (0, "Down", panels.BAD))
 _STATE = Look(mapping=_WORDS)
 _RESPONSE = Look(SECONDS, panels.TTFT_LIMITS, "–", decimals=1)
-_SPEED = Look("suffix: words/s", panels.under_is_bad(7, 15), "–", decimals=0)
+_SPEED = Look("suffix:words/s", panels.under_is_bad(7, 15), "–", decimals=0)
 _TOKENS_PER_WORD = 1.33
 _SUCCESS = Look(SHARE, panels.SUCCEEDING, "–", decimals=1)
 _AVAILABLE = Look(SHARE, panels.under_is_bad(0.99, panels.AVAILABILITY), "–", decimals=1)
