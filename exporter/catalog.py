@@ -104,8 +104,8 @@ LOADED_INFO = Family(
 )  # fmt: skip
 KNOWN_BUSY = Family(
     "ollama_loaded_model_known_busy", "gauge",
-    "1 if the last poll proved a request in flight: the expiry is past, or slides with the clock since load. 0 proves"
-    " nothing: a request to a warm model cannot be seen in /api/ps.",
+    "1 if the last poll showed a request in flight: the expiry is past (or the model is being unloaded), or it slides with"
+    " the clock since load. 0 says nothing: a request to a warm model cannot be seen in /api/ps.",
     _SM,
 )  # fmt: skip
 USES_SEEN = Family(

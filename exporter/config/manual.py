@@ -52,9 +52,9 @@ _NOTATION = f"""
 
 ## Reload
 
-SIGHUP reads everything again. If there is a mistake anywhere, all of the old configuration stays in force. Only the
-servers whose settings changed are watched anew; the others keep their counters. A secret or certificate file with new
-content is a change. `web` and `log` take effect at the next start.
+SIGHUP or `POST /-/reload` reads everything again. If there is a mistake anywhere, all of the old configuration stays in
+force. Only the servers whose settings changed are watched anew; the others keep their counters. A secret or certificate
+file with new content is a change. `web` and `log` take effect at the next start.
 """
 
 
