@@ -384,7 +384,7 @@ def catalogue_markdown() -> str:
     lines = [
         "# Metrics",
         "",
-        "<!-- Made from exporter/catalog.py; change it there. -->",
+        "<!-- Made from exporter/catalog; change it there. -->",
         "",
         "| name | type | labels | unit | help |",
         "|---|---|---|---|---|",

@@ -33,7 +33,7 @@ Value = float | Distribution
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Family:
-    """One metric family, declared only in `catalog.py`.
+    """One metric family, declared only in `catalog/`.
 
     `name` is the name as a query writes it (counters end in `_total`, infos in `_info`). Calling a family makes a
     sample; wrong or missing labels raise TypeError, where prometheus_client would silently drop them.

@@ -1,0 +1,18 @@
+"""Every metric family there is: name, type, help, labels, unit, buckets. Data only, long and flat on purpose.
+
+A file for each vantage point, which the prefix of a name tells. HELP says where the number was seen from and when;
+"poll" means the last reading of that source, whose time is `ollama_source_last_attempt_timestamp_seconds`.
+"""
+
+# ruff: noqa: F403, I001 - the order of the imports is the order of the page
+from __future__ import annotations
+
+from exporter.catalog.api import *
+from exporter.catalog.canary import *
+from exporter.catalog.host import *
+from exporter.catalog.source import *
+from exporter.catalog.exporter import *
+from exporter.model import Family
+
+FAMILIES: tuple[Family, ...] = tuple(value for value in list(globals().values()) if isinstance(value, Family))
+"""Every family, in the order of the page."""
