@@ -8,6 +8,7 @@ import textwrap
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from urllib.parse import urlsplit
 
 from exporter import catalog
@@ -15,6 +16,7 @@ from exporter.config import Config, Server, plan
 from exporter.config.kinds import duration_text
 from exporter.exposition import encode
 from exporter.fleet import Observer
+from exporter.gaps import Gap, gaps
 from exporter.model import (
     CanaryMode,
     CanarySettings,
@@ -107,6 +109,7 @@ def _sources(config: Config, watches: Sequence[Watch], here: Reading) -> str:
     told = {
         "api": _about_api(),
         "canary": _about_canary(config.servers),
+        **{name: [("sees", kind.sees), ("is blind", kind.blind)] for name, kind in SOURCES.items() if kind.sees},
         "host": _about_host(config, here),
         "exporter": [("sees", "itself: build, reloads, the event loop's lag, its own process.")],
     }
@@ -210,27 +213,19 @@ def count(source: str) -> Count:
     """The most series that a watch through `api`, `canary` or `exporter` can have, counted out of the catalogue."""
     sizes = {"fixed": len(SOURCES[source].reasons) + 4, "loaded": 0, "installed": 0}  # its own ollama_source_*
     for family in catalog.FAMILIES:
-        if _vantage(family) == source:
+        if _VANTAGE.get(family) == source:
             sizes[_subject(family, source)] += _children(family) * _lines(family)
     return Count(sizes["fixed"], sizes["loaded"], sizes["installed"])
 
 
-def _vantage(family: Family) -> str:
-    """The source that emits a family, by its name."""
-    if family is catalog.EXPORTER_DROPPED:  # about the exporter, told by the source that drops
-        return "api"
-    for prefix, source in _PREFIXES.items():
-        if family.name.startswith(prefix):
-            return source
-    return "api"
-
-
-_PREFIXES = {
-    "ollama_source_": "every",
-    "ollama_canary_": "canary",
-    "ollama_host_": "host",
-    "ollama_exporter_": "exporter",
-    "process_": "exporter",
+_VANTAGE: Mapping[Family, str] = {
+    **{
+        family: source
+        for source in SOURCES
+        for family in vars(import_module(f"exporter.catalog.{source}")).values()
+        if isinstance(family, Family)
+    },
+    catalog.EXPORTER_DROPPED: "api",  # about the exporter, told by the source that drops
 }
 
 
@@ -264,7 +259,7 @@ def series_text(watches: Sequence[Watch], here: Reading) -> str:
         f"About {total} series at most: watches x (fixed + loaded x per loaded + installed x per installed), assuming"
         f" {ASSUMED_LOADED} loaded\nand {ASSUMED_INSTALLED} installed models on each server, which was not asked"
         " (--online asks).\nFor the canary, a model counts as loaded from its first load on. The host's are those of"
-        " this machine now."
+        " this machine now. What else is seen on a server's own machine is not in it; --online counts that."
     )
 
 
@@ -272,21 +267,29 @@ def series_text(watches: Sequence[Watch], here: Reading) -> str:
 
 
 def online(config: Config, build: Build = build) -> str:
-    """Look once through the watches of the servers and the host, and tell what was seen. The canary is left out, so
-    that nothing is generated; whether it could run is told from what the api source saw."""
+    """Look once through all watches, and tell what was seen. The canary is left out, so that nothing is generated;
+    whether it could run is told from what the api source saw."""
     watches = plan(config)
-    readings = asyncio.run(_look([watch for watch in watches if watch.source in ("api", "host")], build))
+    asked = [watch for watch in watches if watch.source not in ("canary", "exporter")]
+    readings = asyncio.run(_look(asked, build))
     canaries = {watch.server: watch.settings for watch in watches if isinstance(watch.settings, CanarySettings)}
-    rows = [_seen(reading, canaries.get(reading.watch.server)) for reading in readings if reading.watch.server]
+    rows = [_seen(each, canaries.get(each.watch.server)) for each in readings if each.watch.source == "api"]
     parts = [_table(("server", "state", "version", "took", "failure", "loaded models", "canary"), rows)]
-    failed = [reading for reading in readings if reading.failure]
+    failed = [reading for reading in readings if reading.failure and not reading.lacks]
     parts += [f"{_name(each.watch)}: {each.failure}: {ADVICE[each.failure]}" for each in failed if each.failure]
+    parts += [_gap(gap) for gap in gaps(readings)]
     parts.append(_series_now(readings, canaries))
     return "\n\n".join(parts) + "\n"
 
 
+def _gap(gap: Gap) -> str:
+    """What a source cannot see here, and below it the line that would enable it, whole, to be copied."""
+    of = f" of {', '.join(gap.servers)}" if gap.servers else ""
+    return f"{gap.source}{of}: {gap.lack.what}\n  to enable it: {gap.lack.remedy}"
+
+
 def _name(watch: Watch) -> str:
-    return watch.server or watch.source
+    return f"{watch.server} {watch.source}" if watch.server and watch.source != "api" else watch.server or watch.source
 
 
 def _series_now(readings: Sequence[Reading], canaries: Mapping[str, CanarySettings]) -> str:

@@ -25,7 +25,10 @@ def encode(reading: Reading) -> Entry:
 
 
 def vitals(reading: Reading) -> Iterator[Sample]:
-    """What every reading says about its source, so that no source can forget it."""
+    """What every reading says about its source, so that no source can forget it. A blind one says nothing: a source
+    that nobody asked for and that cannot be had here is not down."""
+    if reading.blind:
+        return
     labels = {"server": reading.watch.server, "source": reading.watch.source}
     yield catalog.SOURCE_UP(float(reading.failure is None), **labels)
     yield catalog.SOURCE_DURATION(reading.took, **labels)

@@ -8,15 +8,18 @@ import math
 import time
 import zlib
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from functools import partial
 
 from exporter.meter import Histogram
-from exporter.model import Failed, Reading, Reason, Sample, Source, Watch
+from exporter.model import Failed, Lack, Lacking, Partial, Reading, Reason, Sample, Source, Watch
 
 log = logging.getLogger(__name__)
 
 _TICK = 0.1
 """Seconds. Polls start on multiples of it: a large fleet wakes the process ten times a second, not a thousand."""
+_BLIND_EVERY = 300.0
+"""Seconds between two tries of a source that can see nothing from here."""
 _FIRST_SPREAD = 0.002
 _FIRST_SPREAD_MAX = 2.0
 
@@ -81,8 +84,11 @@ class Fleet:
                 await asyncio.sleep(due - loop.time())
                 self._lag.observe(max(0.0, loop.time() - due))
                 self._overdue[watch] = loop.time() + 2 * (watch.every + watch.within) + 10.0
-                self._hand_over(await observer.observe(), observer)
-                due = next_due(watch, loop.time())
+                reading = await observer.observe()
+                self._hand_over(reading, observer)
+                due = next_due(watch, loop.time(), _BLIND_EVERY if reading.blind else watch.every)
+                if reading.blind and watch in self._overdue:
+                    self._overdue[watch] = due + watch.every + watch.within
         finally:
             try:
                 await source.aclose()
@@ -106,7 +112,7 @@ class _Built:
         self._build = build
         self._source: Source | None = None
 
-    async def collect(self) -> Iterable[Sample]:
+    async def collect(self) -> Iterable[Sample] | Partial:
         if self._source is None:
             self._source = self._build()
         return await self._source.collect()
@@ -116,13 +122,13 @@ class _Built:
             await self._source.aclose()
 
 
-def next_due(watch: Watch, now: float) -> float:
-    """The next start after `now` on the watch's own grid: spread over its period by its name, so that a fleet is not
-    polled in one burst, and the same after a restart."""
-    phase = zlib.crc32(f"{watch.server}/{watch.source}".encode()) / 2**32 * watch.every
-    turn = math.floor((now - phase) / watch.every) + 1
-    due = math.ceil((phase + turn * watch.every) / _TICK) * _TICK
-    return due if due > now else due + watch.every
+def next_due(watch: Watch, now: float, every: float) -> float:
+    """The next start after `now` on the watch's own grid of `every` seconds: spread over this period by its name, so
+    that a fleet is not polled in one burst, and the same after a restart."""
+    phase = zlib.crc32(f"{watch.server}/{watch.source}".encode()) / 2**32 * every
+    turn = math.floor((now - phase) / every) + 1
+    due = math.ceil((phase + turn * every) / _TICK) * _TICK
+    return due if due > now else due + every
 
 
 class Observer:
@@ -140,9 +146,12 @@ class Observer:
         started = loop.time()
         try:
             async with asyncio.timeout(self._watch.within):
-                samples = tuple(await self._source.collect())
+                seen = await self._source.collect()
+                samples, lacks = (seen.samples, seen.lacks) if isinstance(seen, Partial) else (tuple(seen), ())
         except Failed as failed:
             return self.failed(failed.reason, loop.time() - started, failed.samples)
+        except Lacking as lacking:
+            return self._lacking(lacking.lack, loop.time() - started)
         except TimeoutError:
             return self.failed("timeout", loop.time() - started)
         except Exception:
@@ -150,7 +159,13 @@ class Observer:
             return self.failed("bug", loop.time() - started)
         self._succeeded_before = self._succeeded_at
         at = self._succeeded_at = self._now()
-        return Reading(self._watch, at, loop.time() - started, samples, None, dict(self._failures), at)
+        return Reading(self._watch, at, loop.time() - started, samples, None, dict(self._failures), at, lacks)
+
+    def _lacking(self, lack: Lack, took: float) -> Reading:
+        """No failure as long as nobody insists on the source and it never could see anything."""
+        if self._watch.optional and self._succeeded_at is None:
+            return Reading(self._watch, self._now(), took, (), None, dict(self._failures), None, (lack,))
+        return replace(self.failed("unavailable", took), lacks=(lack,))
 
     def retract(self, reading: Reading) -> Reading:
         """What to say instead of the last reading, which cannot be published: a bug, and nothing that it counted."""

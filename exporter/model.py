@@ -74,11 +74,36 @@ class Failed(Exception):
         self.samples = tuple(samples)
 
 
+@dataclass(frozen=True, slots=True)
+class Lack:
+    """Something that a source could see and cannot here: what it is blind to and why, and the one line that helps."""
+
+    what: str
+    remedy: str
+
+
+class Lacking(Exception):
+    """A source cannot see anything of its target from here, and nothing is wrong with the target."""
+
+    def __init__(self, what: str, remedy: str) -> None:
+        super().__init__(what)
+        self.lack = Lack(what, remedy)
+
+
+@dataclass(frozen=True, slots=True)
+class Partial:
+    """All that can be seen from here, and what cannot for want of something."""
+
+    samples: tuple[Sample, ...]
+    lacks: tuple[Lack, ...]
+
+
 class Source(Protocol):
     """One vantage point on one target. The whole extension point."""
 
-    async def collect(self) -> Iterable[Sample]:
-        """Look once. Raises `Failed` when the target could not be seen, or not wholly."""
+    async def collect(self) -> Iterable[Sample] | Partial:
+        """Look once. Raises `Failed` when the target could not be seen, or not wholly, `Lacking` when it cannot be
+        seen from here."""
 
     async def aclose(self) -> None:
         """Let go of connections and tasks. Called once, after the last collect."""
@@ -148,6 +173,8 @@ class Endpoint:
 
 
 CanaryMode = Literal["off", "loaded", "always"]
+Mode = Literal["auto", "on", "off"]
+"""Of a source that needs more than HTTP: auto, where it can be had."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,11 +208,63 @@ class HostSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class SocketsSettings:
+    """`url`: where the server answers; its port is looked at in the kernel."""
+
+    url: str
+
+
+@dataclass(frozen=True, slots=True)
+class RunnerSettings:
+    """`url`: where the server answers, to find its process. `models_max`: cap on values of the label `model`."""
+
+    url: str
+    models_max: int = 200
+
+
+@dataclass(frozen=True, slots=True)
+class LogSettings:
+    """Where a server's log is. At most one of `file`, `unit` and `container` is set; none: found from its process."""
+
+    url: str
+    file: str = ""
+    unit: str = ""
+    container: str = ""
+    models_max: int = 200
+
+
+@dataclass(frozen=True, slots=True)
+class DockerSettings:
+    """`address`: the daemon's (unix:///..., tcp://...); empty: as the docker command finds it. `containers`: (container
+    name or id, server) as far as configured; the rest is matched by published port and address."""
+
+    address: str = ""
+    containers: tuple[tuple[str, str], ...] = ()
+    servers: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class GpuSettings:
+    """`name` is the value of the label `host`."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class AuditSettings:
+    """`policy`: the text of the policy file, checked when it was read; empty: none."""
+
+    url: str
+    policy: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Watch:
     """Look at this server through this source, this often, within this time (both in seconds).
 
     Compared by value: a plan is a set of watches, a reload is set arithmetic. `server` is empty for what is not about a
-    member of the fleet (the host, the exporter itself). `settings` is the source's own frozen value.
+    member of the fleet (the host, the exporter itself). `settings` is the source's own frozen value. `optional`: when
+    the source can see nothing from here, that is no failure.
     """
 
     server: str
@@ -193,6 +272,7 @@ class Watch:
     every: float
     within: float
     settings: Hashable = None
+    optional: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -200,7 +280,8 @@ class Reading:
     """What was seen through one watch: samples, or a failure with its reason and the samples that hold all the same.
 
     `at` is the Unix time at which it was complete, `took` its duration in seconds. `failures` counts this watch's
-    failed readings so far, by reason; `succeeded_at` is the Unix time of the last reading without failure.
+    failed readings so far, by reason; `succeeded_at` is the Unix time of the last reading without failure. `lacks`:
+    what could be seen if something were given.
     """
 
     watch: Watch
@@ -210,6 +291,12 @@ class Reading:
     failure: Reason | None = None
     failures: Mapping[Reason, int] = field(default_factory=dict)
     succeeded_at: float | None = None
+    lacks: tuple[Lack, ...] = ()
+
+    @property
+    def blind(self) -> bool:
+        """Nothing can be seen from here, and nobody insists: no reading at all, as far as metrics are concerned."""
+        return bool(self.lacks) and self.failure is None and self.succeeded_at is None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -18,7 +18,7 @@ from exporter import __version__, app, catalog, check
 from exporter.__main__ import main
 from exporter.config import Config, ConfigError, load, plan
 from exporter.exposition import encode
-from exporter.model import REASONS, CanarySettings, Failed, Reading, Reason, Sample, Source, Watch
+from exporter.model import REASONS, CanarySettings, Failed, Lacking, Reading, Reason, Sample, Source, Watch
 from exporter.sources import SOURCES, Surroundings, build
 from exporter.sources.own import OwnSource, Vitals
 from tests.scene import ENDPOINT, stage, virtually
@@ -422,6 +422,17 @@ def test_online_tells_reasons_with_advice_and_looks_on() -> None:
         " helps."
     )
     assert all(source.closed for source in script.values())
+
+
+def test_online_tells_what_cannot_be_seen_with_the_line_that_enables_it() -> None:
+    config = load(None, {"OLLAMA_EXPORTER_SERVERS": "a=http://a,b=http://b"})
+
+    class Blind(Script):
+        async def collect(self) -> Iterable[Sample]:
+            raise Lacking("its machine is another one", "run an exporter there")
+
+    text = check.online(config, lambda watch: Blind() if watch.source == "api" else Script())
+    assert "api of a, b: its machine is another one\n  to enable it: run an exporter there" in text
 
 
 def test_there_is_advice_for_every_reason() -> None:

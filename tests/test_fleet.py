@@ -21,9 +21,9 @@ from hypothesis import strategies as st
 
 from exporter import catalog
 from exporter.exposition import encode, render
-from exporter.fleet import Fleet, next_due
+from exporter.fleet import Fleet, Observer, next_due
 from exporter.meter import Histogram
-from exporter.model import Distribution, Failed, Reading, Reason, Sample, Watch
+from exporter.model import Distribution, Failed, Lack, Lacking, Partial, Reading, Reason, Sample, Watch
 from exporter.simulator import run_virtual, virtual_wall_clock
 from exporter.store import Store
 
@@ -48,14 +48,14 @@ class Fake:
     """A source that keeps count of itself. `act` is what a look does."""
 
     watch: Watch
-    act: Callable[[Fake], Awaitable[Iterable[Sample]]]
+    act: Callable[[Fake], Awaitable[Iterable[Sample] | Partial]]
     looks: int = 0
     closed: int = 0
     looking: int = 0
     most_at_once: int = 0
     started: list[float] = field(default_factory=list)
 
-    async def collect(self) -> Iterable[Sample]:
+    async def collect(self) -> Iterable[Sample] | Partial:
         assert not self.closed
         self.looks += 1
         self.looking += 1
@@ -82,6 +82,10 @@ async def look_refused(_: Fake) -> Iterable[Sample]:
 
 async def look_buggy(fake: Fake) -> Iterable[Sample]:
     raise ZeroDivisionError(f"look {fake.looks}")
+
+
+async def look_blindly(_: Fake) -> Iterable[Sample]:
+    raise Lacking("nothing is to be seen", "do this")
 
 
 async def look_forever(_: Fake) -> Iterable[Sample]:
@@ -376,14 +380,14 @@ moments = st.floats(0, 1e7) | st.integers(0, 10**6).map(lambda ticks: ticks * TI
 def test_the_next_look_is_in_the_future_and_at_most_a_period_and_a_tick_away(
     name: str, every: float, now: float
 ) -> None:
-    due = next_due(watch(name, every=every), now)
+    due = next_due(watch(name, every=every), now, every)
     assert due > now
     assert due <= now + every + TICK + 1e-6
 
 
 @given(names, periods, moments)
 def test_looks_start_on_ticks(name: str, every: float, now: float) -> None:
-    ticks = next_due(watch(name, every=every), now) / TICK
+    ticks = next_due(watch(name, every=every), now, every) / TICK
     if every >= 2 * TICK:
         assert ticks == pytest.approx(round(ticks), abs=1e-6)
 
@@ -391,14 +395,14 @@ def test_looks_start_on_ticks(name: str, every: float, now: float) -> None:
 @given(names, st.sampled_from([1.0, 5.0, 15.0, 60.0]), st.floats(0, 1e6), st.floats(0.01, 100))
 def test_the_grid_is_the_watchs_own_whenever_one_asks(name: str, every: float, now: float, later: float) -> None:
     it = watch(name, every=every)
-    turns = (next_due(it, now + later) - next_due(it, now)) / every
+    turns = (next_due(it, now + later, every) - next_due(it, now, every)) / every
     assert turns == pytest.approx(round(turns), abs=TICK / every + 1e-6)
 
 
 @given(st.integers(0, 10**6))
 def test_the_looks_of_a_fleet_are_spread_over_their_period(seed: int) -> None:
     every = 15.0
-    phases = [next_due(watch(f"gpu{seed + n}", every=every), 1000.0) - 1000.0 for n in range(300)]
+    phases = [next_due(watch(f"gpu{seed + n}", every=every), 1000.0, every) - 1000.0 for n in range(300)]
     thirds = Counter(min(2, int(phase // (every / 3))) for phase in phases)
     assert all(50 < thirds[third] < 150 for third in range(3))
 
@@ -714,3 +718,61 @@ def blocks(it: Stage) -> int:
     """Allocated blocks of memory, without what this test itself notes down."""
     gc.collect()
     return sys.getallocatedblocks() - sum(len(source.started) for source in it.built)
+
+
+# --- sources that cannot see from here -------------------------------------------------------------------------------
+
+LACK = Lack("nothing is to be seen", "do this")
+
+
+async def readings_of(
+    it: Watch, act: Callable[[Fake], Awaitable[Iterable[Sample] | Partial]], times: int
+) -> list[Reading]:
+    observer = Observer(it, Fake(it, act), REASONS, virtual_wall_clock)
+    return [await observer.observe() for _ in range(times)]
+
+
+@virtually
+async def test_an_optional_source_that_never_saw_anything_is_blind_and_not_down() -> None:
+    (reading,) = await readings_of(replace(watch(), optional=True), look_blindly, 1)
+    assert reading.blind
+    assert (reading.failure, reading.lacks, sum(reading.failures.values())) == (None, (LACK,), 0)
+    assert encode(reading).text == {}
+
+
+@virtually
+async def test_a_source_that_somebody_insists_on_fails_when_it_is_blind() -> None:
+    (reading,) = await readings_of(watch(), look_blindly, 1)
+    assert not reading.blind
+    assert (reading.failure, reading.lacks, reading.failures["unavailable"]) == ("unavailable", (LACK,), 1)
+
+
+@virtually
+async def test_a_source_that_could_see_once_and_cannot_any_more_has_failed() -> None:
+    async def look_once(fake: Fake) -> Iterable[Sample]:
+        return await (look_well if fake.looks == 1 else look_blindly)(fake)
+
+    first, second = await readings_of(replace(watch(), optional=True), look_once, 2)
+    assert first.failure is None
+    assert second.failure == "unavailable"
+    assert not second.blind
+
+
+@virtually
+async def test_what_is_partly_blind_shows_what_it_sees_and_says_what_it_lacks() -> None:
+    async def look_partly(fake: Fake) -> Partial:
+        return Partial(tuple(await look_well(fake)), (LACK,))
+
+    (reading,) = await readings_of(replace(watch(), optional=True), look_partly, 1)
+    assert not reading.blind
+    assert (reading.failure, len(reading.samples), reading.lacks) == (None, 1, (LACK,))
+
+
+@virtually
+async def test_a_blind_source_is_tried_seldom_and_the_fleet_is_healthy_meanwhile() -> None:
+    async with stage(look_blindly) as it:
+        it.fleet.apply([replace(watch(), optional=True)])
+        for _ in range(1300):
+            await asyncio.sleep(1.0)
+            assert it.fleet.healthy()
+        assert 4 <= len(it.readings) <= 6

@@ -6,6 +6,7 @@ import base64
 import hashlib
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
@@ -13,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from exporter import catalog, status
-from exporter.model import REASONS, Entry, Family, Reading, Reason, Sample, Snapshot, Watch
+from exporter.gaps import Gap
+from exporter.model import REASONS, Entry, Family, Lack, Reading, Reason, Sample, Snapshot, Watch
 from exporter.status import Status, page
 
 NOW = 1_800_000_000.0
@@ -351,6 +353,17 @@ def test_sources_tell_why_and_how_often_they_failed() -> None:
         "1,200 × no answer in time, 2 × connection refused",
     ]  # fmt: skip
     assert second == ["host", "", "ok", "3 s ago", "< 1 ms", ""]
+
+
+def test_what_cannot_be_seen_is_told_once_with_the_line_that_helps() -> None:
+    lack = Lack("the server is on another machine", "run an exporter there")
+    blind = [replace(look(name, "sockets", good=None), lacks=(lack,)) for name in ("a", "b")]
+    found = survey(*blind, look("a", "api", *condition("a", "ok")))
+    assert found.gaps == (Gap("sockets", lack, ("a", "b")),)
+    assert [reading.watch.source for reading in found.readings] == ["api"]
+    *_, last = rows(*blind, look("a", "api", *condition("a", "ok")))
+    assert last == ["sockets", "a|and 1 more", "the server is on another machine", "run an exporter there"]
+    assert "Not seen" not in html(look("a", "api", *condition("a", "ok")))
 
 
 def test_a_late_source_says_so() -> None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from exporter import catalog
+from exporter.gaps import Gap, gaps
 from exporter.model import Distribution, Family, Reading, Reason, Snapshot
 
 NAME_MAX = 80
@@ -101,6 +102,7 @@ class Status:
     lines: Sequence[str]
     servers: Sequence[Server]
     readings: Sequence[Reading]
+    gaps: Sequence[Gap]
     about: Sequence[str]
 
 
@@ -108,8 +110,9 @@ def survey(snapshot: Snapshot, now: float, version: str) -> Status:
     facts = _Facts(snapshot)
     servers = sorted(_servers(snapshot, facts, now), key=_urgency)
     level, headline, lines = _verdict(servers, facts)
-    readings = sorted((entry.reading for entry in snapshot.entries.values()), key=lambda reading: not reading.failure)
-    return Status(level, headline, lines, servers, readings, _about(facts, now, version))
+    everything = [entry.reading for entry in snapshot.entries.values()]
+    readings = sorted((reading for reading in everything if not reading.blind), key=lambda reading: not reading.failure)
+    return Status(level, headline, lines, servers, readings, gaps(everything), _about(facts, now, version))
 
 
 def _urgency(server: Server) -> tuple[int, bool]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from html import escape
 from importlib.resources import files
 
+from exporter.gaps import Gap
 from exporter.model import Reading
 from exporter.status import (
     NAME_MAX,
@@ -54,7 +55,7 @@ def render_page(status: Status, now: float, *, refresh: bool = True) -> str:
     lines = _tag("ul", *[_tag("li", line) for line in status.lines]) if status.lines else Markup()
     body = [
         _tag("header", _tag("h1", status.headline), lines, class_=f"verdict {status.level}"),
-        _tag("main", _servers(status, now), _models(status), _sources(status, now)),
+        _tag("main", _servers(status, now), _models(status), _sources(status, now), _gaps(status)),
         _footer(status, refresh),
     ]
     return "<!doctype html>\n" + _tag("html", _tag("head", *head), _tag("body", *body), lang="en")
@@ -142,6 +143,23 @@ def _source(reading: Reading, now: float) -> list[Markup]:
         _looked_at(reading, now),
         _text(took(reading.took)),
         _text(", ".join(f"{count:,} × {REASONS[reason]}" for count, reason in failures)),
+    ]
+
+
+def _gaps(status: Status) -> Markup:
+    """Empty when nothing lacks: what cannot be mended here is not worth a heading."""
+    columns = ("Source", "Of", "What cannot be seen", "What would enable it")
+    rows = [_Row("ok", _gap(gap)) for gap in status.gaps]
+    return _section("Not seen", f"{len(rows):,}", columns, rows, "") if rows else Markup()
+
+
+def _gap(gap: Gap) -> list[Markup]:
+    more = f"and {len(gap.servers) - 1:,} more" if len(gap.servers) > 1 else ""
+    return [
+        _name(gap.source),
+        _name(gap.servers[0], more) if gap.servers else _text("this machine"),
+        _text(gap.lack.what),
+        _text(gap.lack.remedy),
     ]
 
 
