@@ -14,21 +14,25 @@ PACKAGE = ROOT / "exporter"
 ROWS: tuple[frozenset[str], ...] = (
     frozenset({"model", "logs"}),
     frozenset({"catalog"}),
-    frozenset({"ollama", "meter", "config", "store", "sources", "simulator"}),
-    frozenset({"fleet", "exposition", "discovery"}),
+    frozenset({"ollama", "llama", "meter", "config", "store", "local", "sources", "simulator"}),
+    frozenset({"fleet", "exposition", "discovery", "gaps"}),
     frozenset({"web", "status", "check"}),
+    frozenset({"demo"}),
     frozenset({"app"}),
     frozenset({"__main__"}),
 )
 SIDEWAYS = {
     ("sources", "ollama"),
+    ("sources", "llama"),
+    ("sources", "local"),
     ("sources", "meter"),
     ("web", "status"),
 }
 LIBRARIES = {
     "prometheus_client": {"exposition"},
     "httpx": {"ollama", "sources/__init__", "simulator/transport"},
-    "psutil": {"sources/host", "sources/own"},
+    "psutil": {"local/processes", "sources/host", "sources/own"},
+    "pyroute2": {"local/sockets"},
     "yaml": {"config/document"},
     "starlette": {"web", "status", "simulator/http", "simulator/server"},
     "uvicorn": {"web", "simulator/server"},
