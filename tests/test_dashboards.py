@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import colorsys
 import json
 import re
 import subprocess
@@ -174,7 +175,8 @@ def test_no_data_source_is_written_down(uid: str) -> None:
 @each_board
 def test_a_board_marks_alerts_restarts_and_loads(uid: str) -> None:
     names = {annotation["name"] for annotation in FILES[uid]["annotations"]["list"]}
-    assert names == {"Alerts", "Servers that came up", "ollama serve started", "Loads"}
+    alerts = {"Alerts: critical", "Alerts: warning"}
+    assert names == alerts | {"Servers that came up", "ollama serve started", "Loads"}
 
 
 @each_board
@@ -200,7 +202,8 @@ def test_panels_have_ids_titles_and_places_of_their_own(uid: str) -> None:
 # Units are ids of Grafana's value formats; a suffix of one's own is formatted too.
 _DIMENSIONS = {
     "s": (1, 0), "bytes": (0, 1), "Bps": (-1, 1), "cps": (-1, 0), "percentunit": (0, 0), "short": (0, 0),
-    "suffix:tok/s": (-1, 0), "suffix:words/s": (-1, 0), "suffix:CPUs": (0, 0), "suffix:x": (0, 0),
+    "suffix:tok/s": (-1, 0), "suffix:words/s": (-1, 0), "suffix:CPUs": (0, 0), "suffix:x": (0, 0), "suffix:s": (1, 0),
+    "none": (0, 0),
 }  # fmt: skip
 
 
@@ -237,9 +240,79 @@ def test_limits_are_ours_and_not_the_stock_80(uid: str) -> None:
 def test_every_colour_is_of_the_one_palette(uid: str) -> None:
     """A colour means the same everywhere, so there is no other place to take one from."""
     allowed = {panels.OK, panels.WARN, panels.BAD, panels.NEUTRAL, panels.QUIET, "text", *panels.PALETTE.values()}
+    allowed |= set(panels.NAMES)
     allowed.add("rgba(255,0,255,0.7)")  # of exemplars, which there are none
     found = set(re.findall(r'"(?:color|fixedColor|iconColor|fill)": "([^"]+)"', json.dumps(FILES[uid])))
     assert found <= allowed
+
+
+def test_no_name_has_a_colour_that_judges() -> None:
+    """Red, orange, yellow and green tell how something is doing; a server's name does not."""
+    for colour in panels.NAMES:
+        red, green, blue = (int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5))
+        hue, _, _ = colorsys.rgb_to_hls(red, green, blue)
+        assert 170 <= 360 * hue <= 320, colour
+    assert not set(panels.NAMES) & {panels.OK, panels.WARN, panels.BAD}
+
+
+@pytest.mark.parametrize("name", ["primary", "gpu-1", "GPU-B", "http://10.0.0.7:11434", "a qwen3:4b", "x" * 200])
+def test_a_name_has_one_colour(name: str) -> None:
+    patterns = [pattern.strip("/") for pattern in panels.colours_of_names().values()]
+    assert sum(re.search(pattern, name) is not None for pattern in patterns) == 1
+
+
+@pytest.mark.parametrize(
+    "names", [[f"gpu-{number}" for number in range(1, 10)], ["primary", "secondary", "tertiary"]], ids=str
+)
+def test_names_side_by_side_differ_in_colour(names: list[str]) -> None:
+    def colour(name: str) -> str:
+        patterns = panels.colours_of_names().items()
+        return next(colour for colour, pattern in patterns if re.search(pattern.strip("/"), name))
+
+    assert len({colour(name) for name in names}) == len(names)
+
+
+@each_board
+def test_a_graph_leaves_no_colour_to_chance(uid: str) -> None:
+    for panel in panels_of(FILES[uid]):
+        if panel["type"] == "timeseries":
+            assert panel["fieldConfig"]["defaults"]["color"] == {"mode": "fixed", "fixedColor": panels.NEUTRAL}
+            coloured = [one for one in panel["fieldConfig"]["overrides"] if one["properties"][0]["id"] == "color"]
+            several = any("{{" in target["legendFormat"] for target in panel["targets"])
+            assert len(coloured) >= (2 if several else len(panel["targets"])), panel["title"]
+
+
+def test_what_is_missing_is_grey_and_not_the_worst() -> None:
+    """A number that is not there would have the colour of the lowest one: red where little is bad."""
+    grey = {"type": "special", "color": panels.QUIET}
+    for uid in UIDS:
+        for panel in asking(FILES[uid]):
+            fields = [panel["fieldConfig"]["defaults"]] if panel["type"] in ("stat", "gauge") else []
+            for one in panel["fieldConfig"]["overrides"] if panel["type"] == "table" else []:
+                properties = {each["id"]: each["value"] for each in one["properties"]}
+                fields += [properties] if "thresholds" in properties else []
+            for each in fields:
+                found = [{"type": mapping["type"], "color": mapping["options"].get("result", {}).get("color")}
+                         for mapping in each["mappings"]]  # fmt: skip
+                assert grey in found, panel["title"]
+
+
+@each_board
+def test_a_count_of_nothing_is_drawn_on_an_axis_of_its_size(uid: str) -> None:
+    for panel in panels_of(FILES[uid]):
+        if panel["type"] == "timeseries" and panel["fieldConfig"]["defaults"]["unit"] == "short":
+            assert panel["fieldConfig"]["defaults"]["custom"]["axisSoftMax"] <= 10, panel["title"]
+
+
+@each_board
+def test_no_row_has_a_hole(uid: str) -> None:
+    """Between the panels of a row, and beside its last one, there is none."""
+    board = FILES[uid]
+    rows = [panel["gridPos"]["y"] for panel in board["panels"] if panel["type"] == "row"]
+    covered = sum(panel["gridPos"]["w"] * panel["gridPos"]["h"] for panel in board["panels"])
+    bottom = max(panel["gridPos"]["y"] + panel["gridPos"]["h"] for panel in board["panels"])
+    assert rows[0] == 0
+    assert covered == 24 * bottom
 
 
 @each_board
@@ -355,6 +428,8 @@ class Judge:
             case promql_parser.MatrixSelector():
                 self._check_range(node, function)
                 return self._selected(node.vector_selector, function)
+            case promql_parser.SubqueryExpr():
+                return self.of(node.expr)
             case promql_parser.AggregateExpr():
                 return self._aggregated(node)
             case promql_parser.BinaryExpr():
@@ -459,6 +534,8 @@ class Judge:
                 assert inner.dimension is not None
                 return Answer(inner.labels, (inner.dimension[0] - 1, inner.dimension[1]), inner.le)
             case "changes" | "resets":
+                return Answer(arguments[0].labels, (0, 0))
+            case "count_over_time":
                 return Answer(arguments[0].labels, (0, 0))
             case "increase" | "max_over_time" | "last_over_time":
                 return arguments[0]

@@ -7,15 +7,15 @@ function clock(ms) {
   return new Date(ms).toISOString().slice(11, 16);
 }
 
-function ticks(from, to) {
-  const step = [1, 2, 5, 10, 15, 30, 60, 120, 180, 360, 720, 1440].find((one) => (to - from) / (one * 60e3) <= 12) * 60e3;
+function ticks(from, to, room) {
+  const step = [1, 2, 5, 10, 15, 30, 60, 120, 180, 360, 720, 1440].find((one) => (to - from) / (one * 60e3) <= Math.min(12, room / 56)) * 60e3;
   const all = [];
   for (let at = Math.ceil(from / step) * step; at <= to; at += step) all.push(at);
   return all;
 }
 
 function TimeAxis({ from, to, x, y, theme }) {
-  return ticks(from, to).map((at) =>
+  return ticks(from, to, x(to) - x(from)).filter((at) => x(at) <= x(to) - 10).map((at) =>
     <text key={at} x={x(at)} y={y} textAnchor="middle" fontSize={12} fill={theme.colors.text.primary}>{clock(at)}</text>);
 }
 

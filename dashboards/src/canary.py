@@ -19,6 +19,7 @@ from dashboards.src.panels import (
     link_to,
 )  # fmt: skip
 from exporter import catalog
+from exporter.sources.canary import OUTCOMES, SKIPS
 
 _SM = "server, model"
 _RANGE = "$__range"
@@ -26,6 +27,15 @@ _RANGE = "$__range"
 
 def _in_range(outcome: str) -> str:
     return over("sum", _SM, f"increase({pick(catalog.CANARY_ATTEMPTS, outcome=outcome)}[{_RANGE}])")
+
+
+_STOPPED = over("max", _SM, pick(catalog.CANARY_STOPPED))
+_WORTH_A_ROW = f"({_in_range('~.+')} > 0 or {_STOPPED} == 1)"
+"""Models that nobody used have nothing to tell; those the canary has stopped for do."""
+
+
+def _row(query: str) -> str:
+    return f"({query}) and {_WORTH_A_ROW}"
 
 
 _VERDICT = Row(
@@ -103,23 +113,23 @@ _MATRIX = Row(
                     look=Look(SHARE, panels.SUCCEEDING, decimals=1, least=0, most=1),
                     cell="bar",
                 ),
-                Column("Attempts", query=_in_range("~.+"), look=Look(COUNT, decimals=0), width=110),
+                Column("Attempts", query=_row(_in_range("~.+")), look=Look(COUNT, decimals=0), width=110),
                 Column(
                     "Last success",
-                    query=f"time() - {over('max', _SM, pick(catalog.CANARY_LAST_SUCCESS))}",
+                    query=_row(f"time() - {over('max', _SM, pick(catalog.CANARY_LAST_SUCCESS))}"),
                     look=Look(SECONDS, panels.CANARY_AGE, decimals=0),
                     cell="colour",
                     width=130,
                 ),
                 Column(
                     "Last attempt",
-                    query=f"time() - {over('max', _SM, pick(catalog.CANARY_LAST_ATTEMPT))}",
+                    query=_row(f"time() - {over('max', _SM, pick(catalog.CANARY_LAST_ATTEMPT))}"),
                     look=Look(SECONDS, decimals=0),
                     width=130,
                 ),
                 Column(
                     "Stopped",
-                    query=over("max", _SM, pick(catalog.CANARY_STOPPED)),
+                    query=_row(_STOPPED),
                     look=Look(mapping=((1, "stopped", panels.WARN), (0, "no", panels.QUIET))),
                     cell="colour",
                     width=100,
@@ -134,13 +144,13 @@ _MATRIX = Row(
             "Attempts, by how they ended",
             "When did canaries fail, and how? rejected: the queue was full. timeout: no answer within the canary's"
             " patience. unreachable: no connection. caused_load is the canary's own fault.",
-            Query(over("sum", "outcome", increase(catalog.CANARY_ATTEMPTS)), "{{outcome}}"),
+            Query(f"{over('sum', 'outcome', increase(catalog.CANARY_ATTEMPTS))} > 0", "{{outcome}}"),
             Look(
                 COUNT,
                 empty=NO_TRAFFIC,
                 least=0,
                 step=CANARY_STEP,
-                names=("ok", "caused_load", "empty", "rejected", "http_error", "malformed", "timeout", "unreachable"),
+                names=OUTCOMES,
             ),
             width=12,
             stack=True,
@@ -152,7 +162,7 @@ _MATRIX = Row(
             "Why is there no measurement? busy and unused are as it should be. saturated and in_flight: the server is"
             " full. incapable: an embedding model that is not named in the settings. old_server: before 0.30.",
             Query(over("sum", "reason", f"{increase(catalog.CANARY_SKIPS)} > 0"), "{{reason}}"),
-            Look(COUNT, empty=NO_TRAFFIC, least=0, step=CANARY_STEP),
+            Look(COUNT, empty=NO_TRAFFIC, least=0, step=CANARY_STEP, names=SKIPS),
             width=12,
             stack=True,
             as_bars=True,
@@ -171,6 +181,7 @@ _TREND = Row(
             " s and 5 s.",
             Query(f"topk(10, {over('max', _SM, pick(names.TTFT))})", "{{server}} {{model}}"),
             Look(SECONDS, panels.TTFT_LIMITS, NO_TRAFFIC, least=0),
+            height=10,
         ),
         panels.heat(
             302,
@@ -178,7 +189,7 @@ _TREND = Row(
             "Are there stragglers? Durations of 16 tokens, the same for every canary.",
             catalog.CANARY_DURATION,
             width=8,
-            height=8,
+            height=10,
         ),
         panels.graph(
             303,
@@ -186,6 +197,7 @@ _TREND = Row(
             "Which model's slots are full? Each model has its own. Ten longest.",
             Query(f"topk(10, {mean(catalog.CANARY_QUEUE_WAIT, _SM)})", "{{server}} {{model}}"),
             Look(SECONDS, panels.WAIT_LIMITS, NO_TRAFFIC, least=0, step=CANARY_STEP),
+            height=10,
         ),
     ),
 )

@@ -21,7 +21,8 @@ from exporter import catalog
 _SATURATION = over("max", "server", pick(names.SATURATION))
 _WARN = panels.SATURATION_LIMITS.at[0][0]
 _TODAY = f"count({over('max', 'server', pick(names.AVAILABLE))})"
-_FULL_SERVERS = f"count({over('max', 'server', f'quantile_over_time(0.95, {pick(names.SATURATION)}[1d])')} > {_WARN})"
+_OF_THE_FLEET = f"avg({pick(names.SATURATION)})[1d:5m]"
+_SIX_HOURS = 6 * 12  # steps of 5 minutes
 
 _VERDICT = Row(
     100,
@@ -55,9 +56,11 @@ _VERDICT = Row(
             104,
             "Saturation in 4 hours",
             "Where does the fullest server's saturation lead if the last hour's trend goes on? A straight line, no"
-            " prophecy: it knows no evening. Above half, make room before then.",
-            f"clamp(max(predict_linear({pick(names.SATURATION)}[1h], 4 * 3600)), 0, 1)",
-            Look(SHARE, panels.SATURATION_LIMITS, NO_TRAFFIC, decimals=0),
+            " prophecy: it knows no evening. Above half, make room before then. A server is not judged before there was"
+            " traffic for an hour.",
+            f"clamp(max(predict_linear({pick(names.SATURATION)}[1h], 4 * 3600)"
+            f" and {pick(names.SATURATION)} offset 55m), 0, 1)",
+            Look(SHARE, panels.SATURATION_LIMITS, "After an hour", decimals=0),
         ),
         panels.stat(
             105,
@@ -69,12 +72,14 @@ _VERDICT = Row(
         panels.stat(
             106,
             "Servers suggested, at least",
-            "How many servers should there be, by what can be known today? One more for each server that was"
-            " saturated by half for 5 % of the last day. A lower bound: how many requests wait is not known without"
-            " the source sockets. Before buying: are all servers used alike, and could more requests run side by side"
-            " (OLLAMA_NUM_PARALLEL)?",
-            f"{_TODAY} + ({_FULL_SERVERS} or 0 * {_TODAY})",
-            Look(decimals=0),
+            "How many servers should there be, by what can be known today? One more than there are, if the fleet was"
+            " saturated by half, all servers taken together, for 5 % of the last day. A single full server asks for"
+            " its load to be spread. A lower bound: how many requests wait is not known without the source sockets."
+            " Before buying: could more requests run side by side (OLLAMA_NUM_PARALLEL)? Told from six hours of"
+            " traffic on.",
+            f"{_TODAY} + (quantile_over_time(0.95, {_OF_THE_FLEET}) > bool {_WARN})"
+            f" and count_over_time({_OF_THE_FLEET}) >= {_SIX_HOURS}",
+            Look(empty="After six hours", decimals=0),
         ),
     ),
 )
@@ -162,7 +167,7 @@ _SATURATED = Row(
             Query(
                 over("sum", "reason", increase(catalog.CANARY_SKIPS, reason="~busy|saturated|in_flight")), "{{reason}}"
             ),
-            Look(COUNT, empty=NO_TRAFFIC, least=0, step=CANARY_STEP),
+            Look(COUNT, empty=NO_TRAFFIC, least=0, step=CANARY_STEP, names=("busy", "saturated", "in_flight")),
             stack=True,
             as_bars=True,
         ),

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from dashboards.src import names, panels
-from dashboards.src.names import increase, mean, over, pick, quantile, rate
+from dashboards.src.names import RATE, increase, mean, over, pick, quantile, rate
 from dashboards.src.panels import BYTES, COUNT, SECONDS, SHARE, Board, Column, Look, Query, Row
 from exporter import catalog
+from exporter.model import REASONS
 
 _SS = "server, source"
+
+
+def _longest(by: str, source: str) -> str:
+    return over("max", by, f"max_over_time({pick(catalog.SOURCE_DURATION, source=source)}[{RATE}])")
+
 
 _VERDICT = Row(
     100,
@@ -121,17 +127,34 @@ _SOURCES = Row(
             " ours: please report it with the log.",
             Query(over("sum", "server, source, reason", f"{increase(catalog.SOURCE_FAILURES)} > 0"),
                   "{{server}} {{source}} {{reason}}"),
-            Look(COUNT, empty="No failures", least=0),
+            Look(COUNT, empty="No failures", least=0, last_words=REASONS),
             width=12,
             stack=True,
             as_bars=True,
         ),
         panels.graph(
             203,
-            "Duration of readings",
-            "Which source has become slow? Ten slowest. What is slow delays nothing else: every source has its own"
-            " rhythm.",
-            Query(f"topk(10, {over('max', _SS, pick(catalog.SOURCE_DURATION))})", "{{server}} {{source}}"),
+            "Duration of polls, by server",
+            "Which server's API has become slow? The longest reading of each step; ten slowest. What is slow delays"
+            " nothing else: every source has its own rhythm.",
+            Query(f"topk(10, {_longest('server', 'api')})", "{{server}}"),
+            Look(SECONDS, least=0),
+            width=12,
+        ),
+        panels.graph(
+            204,
+            "Duration of canaries, by server",
+            "How long do canaries take, with the look at the server before them? The longest of each step; ten slowest."
+            " Milliseconds: it was decided not to send one.",
+            Query(f"topk(10, {_longest('server', 'canary')})", "{{server}}"),
+            Look(SECONDS, least=0),
+            width=12,
+        ),
+        panels.graph(
+            205,
+            "Duration of the other readings, by source",
+            "Is one of the sources that look at the exporter's own machine slow? The longest reading of each step.",
+            Query(f"topk(10, {_longest('source', '!~api|canary')})", "{{source}}"),
             Look(SECONDS, least=0),
             width=12,
         ),

@@ -11,6 +11,8 @@ _USED = f"{pick(catalog.HOST_MEMORY_TOTAL)} - {pick(catalog.HOST_MEMORY_AVAILABL
 _STORE_USED = f"{pick(catalog.HOST_STORE_SIZE)} - {pick(catalog.HOST_STORE_AVAILABLE)}"
 _NO_STORE = "No model store here"
 _NO_PRESSURE = "This kernel tells none"
+_PRESSURES = tuple(f"{resource} {share}" for resource in ("cpu", "memory", "io") for share in ("some", "full"))
+_REAL = "!~(ifb|dummy|docker|virbr|gre|gretap|erspan|ip_vti|ip6_vti|sit|tunl|ip6tnl).*"
 
 _VERDICT = Row(
     100,
@@ -87,7 +89,7 @@ _CPU = Row(
             "What do the CPUs do? user: computing, on a machine with a GPU a sign of weights on the CPU. iowait:"
             " models are read from a slow disk. steal: the hypervisor gives too little. Idle is left out.",
             Query(over("sum", "mode", f"{rate(catalog.HOST_CPU, mode='!idle')} > 0.001"), "{{mode}}"),
-            Look("suffix:CPUs", least=0),
+            Look("suffix:CPUs", least=0, names=("user", "system", "nice", "iowait", "irq", "softirq", "steal")),
             stack=True,
         ),
         panels.graph(
@@ -99,7 +101,7 @@ _CPU = Row(
                 Query(over("max", "window", pick(catalog.HOST_LOAD)), "{{window}}"),
                 Query(f"max({pick(catalog.HOST_CPUS)})", "CPUs"),
             ],
-            Look(COUNT, least=0),
+            Look(COUNT, least=0, names=("1m", "5m", "15m", "CPUs")),
         ),
         panels.graph(
             203,
@@ -107,7 +109,7 @@ _CPU = Row(
             "What is short: cpu, memory or io? some: at least one task waited for it; full: all did. memory above 10"
             " % (dashed): the machine thrashes.",
             Query(over("max", "resource, share", rate(catalog.HOST_PRESSURE)), "{{resource}} {{share}}"),
-            Look(SHARE, panels.over_is_bad(0.1, 0.5), _NO_PRESSURE, least=0),
+            Look(SHARE, panels.over_is_bad(0.1, 0.5), _NO_PRESSURE, least=0, room=0.2, names=_PRESSURES),
         ),
     ),
 )
@@ -132,7 +134,7 @@ _MEMORY = Row(
                 Query(f"sum({pick(catalog.HOST_SWAP_USED)})", "swap"),
                 Query(f"sum({pick(catalog.HOST_SWAP_TOTAL)})", "size"),
             ],
-            Look(BYTES, least=0, names=("swap",)),
+            Look(BYTES, least=0, names=("swap", "size"), room=2**30),
         ),
         panels.graph(
             303,
@@ -145,18 +147,24 @@ _MEMORY = Row(
         panels.graph(
             304,
             "Network: received",
-            "Is something pulled, or are prompts huge? By device; loopback and containers' bridges are left out. Ten"
-            " busiest.",
-            Query(f"topk(10, {over('sum', 'host, device', rate(catalog.HOST_RECEIVED))})", "{{host}} {{device}}"),
-            Look("Bps", least=0),
+            "Is something pulled, or are prompts huge? By device; loopback, containers' bridges and what only passes"
+            " traffic on (ifb, dummy, tunnels' ends) are left out. Ten busiest.",
+            Query(
+                f"topk(10, {over('sum', 'host, device', rate(catalog.HOST_RECEIVED, device=_REAL))})",
+                "{{host}} {{device}}",
+            ),
+            Look("Bps", least=0, room=1000),
             width=12,
         ),
         panels.graph(
             305,
             "Network: sent",
             "Are answers leaving? Tokens are small: megabytes a second are something else, such as a copy of models.",
-            Query(f"topk(10, {over('sum', 'host, device', rate(catalog.HOST_SENT))})", "{{host}} {{device}}"),
-            Look("Bps", least=0),
+            Query(
+                f"topk(10, {over('sum', 'host, device', rate(catalog.HOST_SENT, device=_REAL))})",
+                "{{host}} {{device}}",
+            ),
+            Look("Bps", least=0, room=1000),
             width=12,
         ),
     ),

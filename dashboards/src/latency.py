@@ -35,11 +35,10 @@ def _left(id: int, name: str, objective: str, bad: Mapping[str, Recorded], targe
         id,
         f"{name}: budget left",
         f"The objective is that {objective}. How much of what it allows to go wrong in 30 days is left? Below a"
-        " quarter, take"
-        " no risks; below 0 the objective is missed. Next: the burn rate below. A younger history counts as all 30"
-        " days.",
-        f"1 - max({pick(bad['30d'])}) / {1 - target:.3g}",
-        Look(SHARE, panels.BUDGET, NO_TRAFFIC, decimals=0, least=0, most=1),
+        " quarter, take no risks; once it is spent, the objective is missed. Next: the burn rate below. A younger"
+        " history counts for as many of the 30 days as it covers.",
+        names.budget_left(bad, target),
+        panels.BUDGET,
         width=6,
         height=6,
     )
@@ -54,7 +53,14 @@ def _burn(id: int, name: str, bad: Mapping[str, Recorded], target: float) -> Pan
         " above 6 page, 1d above 3 or 3d above 1 open a ticket, while a shorter window confirms that it goes on."
         " Next: who, below.",
         rates,
-        Look("suffix:x", Steps(panels.OK, ((1.0, panels.WARN), (6.0, panels.BAD))), NO_TRAFFIC, least=0),
+        Look(
+            "suffix:x",
+            Steps(panels.OK, ((1.0, panels.WARN), (6.0, panels.BAD))),
+            NO_TRAFFIC,
+            least=0,
+            room=8,
+            names=("5m", *panels.BURN_RATES),
+        ),
         width=6,
     )
 
@@ -111,8 +117,8 @@ _FIRST_TOKEN = Row(
         panels.graph(
             305,
             "First token by model, mean of 30 minutes",
-            "The same, calmer: what has lasted? Ten slowest pairs of server and model.",
-            Query(f"topk(10, {over('max', 'server, model', pick(names.TTFT))})", "{{server}} {{model}}"),
+            "The same, calmer: what has lasted? Ten slowest, each on its slowest server.",
+            Query(f"topk(10, {over('max', 'model', pick(names.TTFT))})", "{{model}}"),
             Look(SECONDS, panels.TTFT_LIMITS, NO_TRAFFIC, least=0),
         ),
         panels.graph(
@@ -134,8 +140,9 @@ _SPEED = Row(
             401,
             "Speed of one request, by model",
             "How many tokens a second does one request get? 10 is reading speed, 20 feels quick (dashed). Ten"
-            " slowest. Falls with load; fallen without load: throttled GPU, or weights on the CPU.",
-            Query(f"bottomk(10, {tokens_per_second(by='server, model')})", "{{server}} {{model}}"),
+            " slowest, each on its slowest server. Falls with load; fallen without load: throttled GPU, or weights on"
+            " the CPU.",
+            Query(f"bottomk(10, {tokens_per_second(by='model')})", "{{model}}"),
             Look(TOKENS_PER_SECOND, panels.SPEED_LIMITS, NO_TRAFFIC, least=0),
         ),
         panels.graph(
@@ -152,6 +159,7 @@ _SPEED = Row(
             "Which share of measured requests of the last half hour needed at most 0.1 s per token? The aim is 95 %.",
             within(catalog.CANARY_PER_TOKEN, "0.1"),
             Look(SHARE, panels.PROMPT_ENOUGH, NO_TRAFFIC, decimals=1, step=LAST_HALF_HOUR),
+            height=8,
         ),
         panels.stat(
             404,
@@ -160,6 +168,7 @@ _SPEED = Row(
             " minutes? Above 0 the percentiles above are too low.",
             f"1 - ({within(catalog.CANARY_TTFT, str(catalog.TTFT_BUCKETS[-1]))})",
             Look(SHARE, panels.over_is_bad(None, 0.001), NO_TRAFFIC, decimals=1, step=LAST_HALF_HOUR),
+            height=8,
         ),
         panels.graph(
             405,

@@ -67,9 +67,10 @@ _LIVING = Row(
             104,
             "Context of one slot, in tokens",
             "With which context is each model loaded? It costs memory with every slot. Changing up and down: clients"
-            " ask for different num_ctx and reload each other's model; put it into the Modelfile. Ten largest.",
-            Query(f"topk(10, {over('max', _SM, pick(catalog.LOADED_CONTEXT))})", "{{server}} {{model}}"),
-            Look(COUNT, empty=_EMPTY, least=0),
+            " ask for different num_ctx and reload each other's model; put it into the Modelfile. The largest of all"
+            " servers; ten largest models.",
+            Query(f"topk(10, {over('max', 'model', pick(catalog.LOADED_CONTEXT))})", "{{model}}"),
+            Look(panels.PLAIN, empty=_EMPTY, least=0),
         ),
     ),
 )
@@ -93,7 +94,7 @@ _CHURN = Row(
             "Loads in 15 minutes, by server",
             "Is it thrash? From 6 loads in 15 minutes on (dashed), yes.",
             Query(over("max", "server", pick(names.LOADS)), "{{server}}"),
-            Look(COUNT, panels.LOADS_LIMITS, least=0),
+            Look(COUNT, panels.LOADS_LIMITS, least=0, room=8),
         ),
         panels.graph(
             203,
@@ -123,7 +124,7 @@ _CHURN = Row(
             "Reconfigurations in 15 minutes, by server",
             "Do clients fight over options? From 3 in 15 minutes on (dashed), yes.",
             Query(over("max", "server", pick(names.RECONFIGURATIONS)), "{{server}}"),
-            Look(COUNT, panels.RECONFIGURATION_LIMITS, least=0),
+            Look(COUNT, panels.RECONFIGURATION_LIMITS, least=0, room=4),
         ),
         panels.graph(
             206,
@@ -147,6 +148,7 @@ _SKEW = Row(
             " server to server. Next: the matrix; `ollama pull` on the one that is behind.",
             f"count({pick(names.DIGESTS)} > 1) or 0 * count({pick(names.DIGESTS)})",
             Look(COUNT, panels.ANY_IS_ODD),
+            height=6,
         ),
         panels.stat(
             302,
@@ -154,6 +156,7 @@ _SKEW = Row(
             "How many versions run? More than one for longer than an upgrade takes: a forgotten server.",
             f"max({pick(names.VERSIONS)})",
             Look(COUNT, panels.over_is_bad(2, None)),
+            height=6,
         ),
         panels.table(
             303,
@@ -162,7 +165,7 @@ _SKEW = Row(
             (Column("Server", "server"), Column("Version", "version")),
             extra=(over("max", "server, version", pick(catalog.BUILD_INFO)),),
             width=16,
-            height=4,
+            height=6,
         ),
         panels.matrix(
             304,
@@ -175,7 +178,7 @@ _SKEW = Row(
             row="model",
             column="server",
             value="digest",
-            height=10,
+            height=8,
         ),
     ),
 )
@@ -212,30 +215,33 @@ _DISK = Row(
         panels.stat(
             404,
             "Disk full in",
-            "When is the model store full, if the last day goes on? Nothing is shown while it does not shrink. Next:"
-            " remove models from the table below.",
-            f"min({pick(catalog.HOST_STORE_AVAILABLE)} / (-deriv({pick(catalog.HOST_STORE_AVAILABLE)}[1d]) > 0))",
-            Look(SECONDS, panels.under_is_bad(86400, 7 * 86400), "Not shrinking", decimals=0),
+            "When is the model store full, if the last day goes on? Nothing is foreseen while it does not shrink, and"
+            " from less than six hours of history. Next: remove models from the table below.",
+            f"min({pick(catalog.HOST_STORE_AVAILABLE)} / (-deriv({pick(catalog.HOST_STORE_AVAILABLE)}[1d]) > 0)"
+            f" and {pick(catalog.HOST_STORE_AVAILABLE)} offset 6h)",
+            Look(SECONDS, panels.under_is_bad(86400, 7 * 86400), "Not foreseen", decimals=0),
             height=8,
         ),
         panels.table(
             405,
             "On disk, and not loaded for a week",
-            "What could be removed? Installed models that no poll of the last 7 days (or of what is stored) saw in"
-            " memory. The 30 largest.",
+            "What could be removed? Models that were on disk a week ago, are today, and that no poll in between saw in"
+            " memory. The 30 largest. Nothing is told before the history is a week long.",
             (
                 Column("Model", "model", link=link_to("ollama-models", "model")),
                 Column("Server", "server", link=link_to("ollama-server", "server")),
                 Column(
                     "On disk",
                     query=f"topk(30, {over('max', _SM, pick(catalog.INSTALLED_SIZE))}"
+                    f" and {over('max', _SM, f'{pick(catalog.INSTALLED_SIZE)} offset 7d')}"
                     f" unless {over('max', _SM, f'max_over_time({pick(catalog.LOADED_SIZE)}[7d])')})",
                     look=Look(BYTES),
                 ),
             ),
-            empty="All were in use",
+            empty="None, or less than a week of history",
             sort="On disk",
             descending=True,
+            height=7,
         ),
     ),
 )

@@ -5,6 +5,7 @@ Selectors carry the dashboards' variables by themselves, so that no panel can fo
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from exporter import catalog
@@ -124,6 +125,18 @@ def within(family: Family, bound: str, by: str = "", **where: str) -> str:
 def age(family: Family, by: str) -> str:
     """Seconds since a time that a family tells; of the youngest where there are several."""
     return f"time() - {over('max', by, pick(family))}"
+
+
+def budget_left(bad: Mapping[str, Recorded], target: float) -> str:
+    """Share of what may go wrong in 30 days that has not gone wrong yet; below 0 more has.
+
+    What is younger than 30 days counts for as much of them as it covers, or the first minute of the first day would
+    have spent everything. Until the slow rules over 30 days have an answer, those over a day know as much.
+    """
+    known, cells = pick(UNAVAILABLE["5m"]), 30 * 24 * 12
+    seen = f"clamp_max((count_over_time({known}[30d:5m]) or 0 * {known}) + 1, {cells}) / {cells}"  # + 1: has just begun
+    share = f"({pick(bad['30d'])} or {pick(bad['1d'])})"
+    return f"1 - max({share} * {seen}) / {1 - target:.3g}"
 
 
 def tokens_per_second(operation: str = "min", by: str = "") -> str:

@@ -18,7 +18,9 @@ from dashboards.src.panels import (
     link_to,
 )  # fmt: skip
 from exporter import catalog
+from exporter.sources.canary import OUTCOMES
 
+_LOADED = over("count", "model", pick(catalog.LOADED_SIZE))
 _AVAILABLE, _ALERTS = pick(names.AVAILABLE), names.ALERTS.name
 
 
@@ -44,10 +46,10 @@ _VERDICT = Row(
             102,
             "Budget left",
             "How much of the 0.1 % of 30 days in which servers may be away is left? Below a quarter, plan no risky"
-            " change; below 0 the objective of 99.9 % is missed. Next: Latency and objectives tells how fast it"
-            " burns. A younger history is taken as if it were the 30 days.",
-            f"1 - max({pick(names.UNAVAILABLE['30d'])}) / {1 - panels.AVAILABILITY:.3g}",
-            Look(SHARE, panels.BUDGET, decimals=0, least=0, most=1),
+            " change; once it is spent, the objective of 99.9 % is missed. Next: Latency and objectives tells how fast"
+            " it burns. Of a younger history only what happened counts.",
+            names.budget_left(names.UNAVAILABLE, panels.AVAILABILITY),
+            panels.BUDGET,
             width=3,
             height=4,
         ),
@@ -209,13 +211,13 @@ _TRAFFIC = Row(
             "Measured requests, by how they ended",
             "How many requests were measured, and how did they end? Green is well; caused_load is not the users'"
             " failure but the canary's. Red and orange: the board Canary tells which model.",
-            Query(over("sum", "outcome", increase(catalog.CANARY_ATTEMPTS)), "{{outcome}}"),
+            Query(f"{over('sum', 'outcome', increase(catalog.CANARY_ATTEMPTS))} > 0", "{{outcome}}"),
             Look(
                 COUNT,
                 empty=NO_TRAFFIC,
                 step=panels.CANARY_STEP,
                 least=0,
-                names=("ok", "caused_load", "empty", "rejected", "http_error", "malformed", "timeout", "unreachable"),
+                names=OUTCOMES,
             ),
             stack=True,
             as_bars=True,
@@ -235,7 +237,7 @@ _TRAFFIC = Row(
             "Do models push each other out? More than 6 loads of a server in 15 minutes (dashed) is thrash: every one"
             " of them makes users wait. Next: Models and memory tells which models.",
             Query(over("max", "server", pick(names.LOADS)), "{{server}}"),
-            Look(COUNT, panels.LOADS_LIMITS, least=0),
+            Look(COUNT, panels.LOADS_LIMITS, least=0, room=8),
         ),
     ),
 )
@@ -252,24 +254,23 @@ _MODELS = Row(
             " opens its board.",
             (
                 Column("Model", "model", link=link_to("ollama-models", "model"), width=260),
-                Column("Loaded on", query=f"topk(50, count by (model) ({pick(catalog.LOADED_SIZE)}))", width=100),
+                Column("Loaded on", query=f"topk(50, {_LOADED})", width=100),
                 Column("Memory", query=over("sum", "model", pick(catalog.LOADED_SIZE)), look=Look("bytes"), width=110),
                 Column(
                     "First token",
-                    query=over("max", "model", pick(names.TTFT)),
+                    query=f"{over('max', 'model', pick(names.TTFT))} and {_LOADED}",
                     look=Look(SECONDS, panels.TTFT_LIMITS, least=0, most=5),
                     cell="bar",
                 ),
                 Column(
                     "Speed of one request",
-                    query=tokens_per_second(by="model"),
+                    query=f"{tokens_per_second(by='model')} and {_LOADED}",
                     look=Look(TOKENS_PER_SECOND, panels.SPEED_LIMITS, decimals=0, least=0, most=100),
                     cell="bar",
                 ),
                 Column(
                     "Builds",
-                    query=f"{over('max', 'model', pick(names.DIGESTS))}"
-                    f" and on (model) {over('count', 'model', pick(catalog.LOADED_SIZE))}",
+                    query=f"{over('max', 'model', pick(names.DIGESTS))} and {_LOADED}",
                     look=Look(steps=panels.over_is_bad(2, None)),
                     cell="colour",
                     width=100,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import string
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -61,15 +62,59 @@ PALETTE: dict[str, str] = {
     # how a canary ended
     "caused_load": "purple", "empty": "dark-red", "rejected": "dark-orange", "http_error": BAD,
     "malformed": "light-red", "timeout": "semi-dark-orange", "unreachable": "semi-dark-red",
+    # why none was sent
+    "busy": NEUTRAL, "unused": QUIET, "saturated": WARN, "in_flight": "dark-orange", "stopped": "light-orange",
+    "expiring": "light-blue", "replaced": "light-purple", "remote": "super-light-blue", "incapable": "#b7b7c0",
+    "old_server": "#6c6c76", "untold": "#51515a",
+    # why a reading failed: no connection, no answer, an answer that says no or nothing of use, settings, our mistake
+    **dict.fromkeys(("refused", "reset", "unavailable"), "semi-dark-red"), "connect_timeout": "semi-dark-orange",
+    **dict.fromkeys(("http_4xx", "http_5xx"), BAD), **dict.fromkeys(("decode", "too_large", "redirect"), "light-red"),
+    **dict.fromkeys(("dns", "tls", "forbidden_host"), "light-orange"), "bug": "dark-purple",
     # percentiles
     "p50": "super-light-blue", "p95": NEUTRAL, "p99": "dark-blue",
+    # how far back a mean or an alert looks: those that page are blue, those that open a ticket purple
+    "1m": "super-light-blue", "5m": "light-blue", "15m": "dark-blue", "1h": NEUTRAL, "6h": "dark-blue",
+    "1d": "light-purple", "3d": "dark-purple",
     # what happens to models
     "loads": "purple", "unloads": QUIET, "reconfigurations": "dark-orange",
+    # what is polled
+    "/api/version": "light-blue", "/api/ps": "#7a5bd6", "/api/tags": "#119da4",
     # memory and disk
     "GPU memory": "dark-purple", "host memory": "light-purple", "in use": NEUTRAL, "available": OK, "swap": WARN,
+    "size": QUIET, "CPUs": QUIET,
+    # what CPUs do, and what tasks wait for
+    "user": NEUTRAL, "system": "light-blue", "nice": "super-light-blue", "irq": "#b7b7c0", "softirq": QUIET,
+    "iowait": "#119da4", "steal": "#c04fc0",
+    "cpu some": NEUTRAL, "cpu full": "dark-blue", "memory some": "light-purple", "memory full": "dark-purple",
+    "io some": "#5fc9cf", "io full": "#119da4",
     # severities of alerts
     "critical": BAD, "warning": WARN, "info": NEUTRAL,
 }  # fmt: skip
+
+NAMES = (
+    "#3274d9", "#c04fb0", "#119da4", "#7a5bd6", "#b39be6", "#4fb3e8",
+    "#8f2f80", "#3fb8bf", "#4a3fa8", "#e08fd0", "#0d6f86", "#6c7a96",
+)  # fmt: skip
+"""For servers, models, instances and whatever else has a name of its own. None is red, orange, yellow or green: those
+tell how something is doing."""
+
+
+def colours_of_names() -> dict[str, str]:
+    """A regular expression for each colour; a name that ends in a letter or digit meets one, on every board the same.
+
+    Grafana's own colours by name come out of a palette in which a healthy server may be red. What a regular expression
+    can count is the length of a name and its last character; the sum of the two chooses, so that `gpu-1` to `gpu-9`
+    differ, and names of different length that end alike.
+    """
+    return {colour: _summing_to(number) for number, colour in enumerate(NAMES)}
+
+
+def _summing_to(number: int) -> str:
+    size = len(NAMES)
+    last = [[one for one in string.ascii_letters + string.digits if ord(one) % size == rest] for rest in range(size)]
+    endings = (f"{'.' * before}[{''.join(last[(number - before) % size])}]" for before in range(size))
+    return f"/^(?:.{{{size}}})*(?:{'|'.join(endings)})$/"
+
 
 # --- the limits: the numbers of the objectives and of the alerts ------------------------------------------------------
 
@@ -97,7 +142,6 @@ BURN_RATES = {"1h": 14.4, "6h": 6.0, "1d": 3.0, "3d": 1.0}
 """Long window of an alert on the error budget: from which speed on it fires."""
 
 FACT = Steps(NEUTRAL)
-BUDGET = under_is_bad(0.0, 0.25)
 SUCCEEDING = under_is_bad(SUCCESS, 0.995)
 PROMPT_ENOUGH = under_is_bad(WITHIN_2S)
 ANY_IS_BAD = over_is_bad(None, 1)
@@ -120,8 +164,11 @@ CANARY_AGE = over_is_bad(600, 1800)
 PENDING_LIMITS = over_is_bad(60, 300)
 LAG_LIMITS = over_is_bad(0.1, 1.0)
 
+SPENT = "Spent"
 NO_TRAFFIC = "No traffic"
 NO_DATA = "No data from this source"
+MISSING = "–"
+"""In a cell, which has no room for a sentence."""
 
 CANARY_STEP = "2m"
 """Least step of a panel on canaries: they come once a minute, so that a shorter rate sees one or none."""
@@ -130,8 +177,10 @@ LAST_HALF_HOUR = "30m"
 
 # --- units ------------------------------------------------------------------------------------------------------------
 
-_UNITS = {"seconds": "s", "bytes": "bytes", "ratio": "percentunit", "tokens": "short", "": "short"}
+_UNITS = {"seconds": "s", "bytes": "bytes", "ratio": "percentunit", "tokens": "none", "": "short"}
 SHARE, SECONDS, BYTES, COUNT, TOKENS_PER_SECOND = "percentunit", "s", "bytes", "short", "suffix:tok/s"
+PLAIN = "none"
+"""A number that is written out, such as a context of 2048 tokens."""
 
 
 def unit_of(metric: Metric) -> str:
@@ -191,7 +240,11 @@ class Panel:
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """What all kinds of panel have in common. `names` gives a series its colour by its name."""
+    """What all kinds of panel have in common.
+
+    `names` are the series whose colour has a meaning, `last_words` the ends of such names. An axis reaches to `room`
+    at least, or Grafana draws it to 100 where all is 0.
+    """
 
     unit: str = COUNT
     steps: Steps = FACT
@@ -199,8 +252,10 @@ class Look:
     decimals: int | None = None
     least: float | None = None
     most: float | None = None
+    room: float | None = None
     step: str = ""
     names: tuple[str, ...] = ()
+    last_words: tuple[str, ...] = ()
     mapping: tuple[tuple[float | str, str, str], ...] = ()
     ranges: tuple[tuple[float | None, float | None, str, str], ...] = ()
 
@@ -208,6 +263,10 @@ class Look:
 _STATES = ("down", "starting", "stalled", "ok")
 STATES = Look(mapping=((-1, "unseen", PALETTE["unseen"]), *((n, s, PALETTE[s]) for n, s in enumerate(_STATES))))
 """The values of `names.state_code()`."""
+BUDGET = Look(
+    SHARE, under_is_bad(0.0, 0.25), "Not known yet", decimals=0, least=0, most=1, ranges=((None, 0.0, SPENT, BAD),)
+)
+"""What `names.budget_left()` tells. How far below 0 it is says nothing more."""
 STATES_BY_NAME = Look(mapping=tuple((state, state, PALETTE[state]) for state in _STATES))
 
 
@@ -228,6 +287,9 @@ def _common(builder: Any, id: int, title: str, description: str, look: Look, gre
         builder = builder.mappings([*_mappings(look), *([_grey_when_empty(look)] if grey else [])])
     for name in look.names:
         builder = builder.override_by_name(name, [_fixed(PALETTE[name])])
+    for colour in dict.fromkeys(PALETTE[word] for word in look.last_words):
+        words = "|".join(word for word in look.last_words if PALETTE[word] == colour)
+        builder = builder.override_by_regexp(f"/(?:^| )(?:{words})$/", [_fixed(colour)])
     return builder
 
 
@@ -248,10 +310,10 @@ def _mappings(look: Look) -> list[Any]:
     return [*([model.ValueMap(values)] if values else []), *ranges]
 
 
-def _grey_when_empty(look: Look) -> model.SpecialValueMap:
+def _grey_when_empty(look: Look, text: str = "") -> model.SpecialValueMap:
     """Without it a number that is missing has the colour of the lowest one, which may be red."""
-    result = model.ValueMappingResult(look.empty, QUIET, index=len(look.mapping) + len(look.ranges))
-    return model.SpecialValueMap(model.DashboardSpecialValueMapOptions(model.SpecialValueMatch.NULL, result))
+    result = model.ValueMappingResult(text or look.empty, QUIET, index=len(look.mapping) + len(look.ranges))
+    return model.SpecialValueMap(model.DashboardSpecialValueMapOptions(model.SpecialValueMatch.NULL_AND_NAN, result))
 
 
 def _fixed(colour: str) -> model.DynamicConfigValue:
@@ -308,7 +370,13 @@ def graph(
 ) -> Panel:  # fmt: skip
     """Lines over time (or bars, for what is counted per step). Limits are dashed lines."""
     builder = _common(timeseries_builder.Panel(), id, title, description, look)
-    builder = builder.color_scheme(build.FieldColor().mode(model.FieldColorModeId.PALETTE_CLASSIC_BY_NAME))
+    builder = builder.color_scheme(build.FieldColor().mode(model.FieldColorModeId.FIXED).fixed_color(NEUTRAL))
+    if not look.names and not look.last_words:
+        for colour, pattern in colours_of_names().items():
+            builder = builder.override_by_regexp(pattern, [_fixed(colour)])
+    room = 1 if look.room is None and look.unit == COUNT else look.room
+    if room is not None:
+        builder = builder.axis_soft_max(room)
     legend = common.VizLegendOptions().show_legend(True).placement(shapes.LegendPlacement.BOTTOM)
     builder = builder.legend(legend.display_mode(shapes.LegendDisplayMode.LIST).calcs([]))
     builder = builder.tooltip(
@@ -421,7 +489,12 @@ def matrix(
     builder = builder.show_header(True).cell_height(shapes.TableCellHeight.SM).filterable(False)
     builder = builder.color_scheme(build.FieldColor().mode(model.FieldColorModeId.FIXED).fixed_color("text"))
     options = {"rowField": row, "columnField": column, "valueField": value, "emptyValue": "empty"}
-    builder = builder.transformations([model.DataTransformerConfig("groupingToMatrix", options=options)])
+    grouped = model.DataTransformerConfig("groupingToMatrix", options=options)
+    corner = {f"{row}\\{column}": row.capitalize()}
+    named = model.DataTransformerConfig(
+        "organize", options={"excludeByName": {}, "indexByName": {}, "renameByName": corner}
+    )
+    builder = builder.transformations([grouped, named])
     return Panel(id, builder.targets(list(_targets(query, "table"))), width, height)
 
 
@@ -433,7 +506,8 @@ def _column(column: Column) -> list[model.DynamicConfigValue]:
 
     if column.query:
         add("unit", look.unit)
-    add("noValue", "–" if look.empty == NO_DATA else look.empty)  # a cell has no room for a sentence
+    empty = MISSING if look.empty == NO_DATA else look.empty
+    add("noValue", empty)
     if look.decimals is not None:
         add("decimals", look.decimals)
     if look.least is not None:
@@ -445,8 +519,9 @@ def _column(column: Column) -> list[model.DynamicConfigValue]:
         add("color", {"mode": "thresholds"})
         kind = {"type": "gauge", "mode": "basic", "valueDisplayMode": "text"} if column.cell == "bar" else None
         add("custom.cellOptions", kind or {"type": "color-text"})
-    if look.mapping or look.ranges:
-        add("mappings", _mappings(look))
+    grey = [_grey_when_empty(look, empty)] if column.cell else []
+    if look.mapping or look.ranges or grey:
+        add("mappings", [*_mappings(look), *grey])
     if column.width:
         add("custom.width", column.width)
     if column.link:
@@ -569,10 +644,18 @@ def _variable(name: str, label: str, query: str, hidden: bool = False) -> Any:
 
 
 def _annotations(on: Sequence[str]) -> Iterable[Any]:
-    here = f'{ALERTS.name}{{alertname=~"Ollama.+",alertstate="firing",job=~"$job|",server=~"$server|"}}'
     came_up = f"{pick(catalog.BUILD_INFO)} unless {pick(catalog.BUILD_INFO)} offset 1m"
     started = f'changes({catalog.HOST_PROCESS_START.name}{{job=~"$job",process="serve"}}[{RATE}]) > 0'
-    yield _annotation("Alerts", here, "{{alertname}}", "{{severity}} {{server}} {{model}}", BAD, "alerts" in on)
+    for severity in ("critical", "warning"):
+        matchers = f'alertname=~"Ollama.+",alertstate="firing",severity="{severity}",job=~"$job|",server=~"$server|"'
+        yield _annotation(
+            f"Alerts: {severity}",
+            f"{ALERTS.name}{{{matchers}}}",
+            "{{alertname}}",
+            "{{server}} {{model}}",
+            PALETTE[severity],
+            "alerts" in on,
+        )
     yield _annotation(
         "Servers that came up", came_up, "{{server}} came up", "Version {{version}}", NEUTRAL, "restarts" in on
     )

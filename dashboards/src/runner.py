@@ -19,7 +19,6 @@ from dashboards.src.panels import (
 from exporter import catalog
 
 _NO_PROCESS = "No process of Ollama seen here"
-_SM = "server, model"
 
 _LATER = Row(
     100,
@@ -46,9 +45,9 @@ _SPEED = Row(
         panels.graph(
             201,
             "Speed of one request, by model",
-            "How many tokens a second does one request get? Ten slowest; 10 and 20 are dashed. Falls with requests"
-            " side by side; without them: throttled GPU, or a part of the model on the CPU.",
-            Query(f"bottomk(10, {tokens_per_second(by=_SM)})", "{{server}} {{model}}"),
+            "How many tokens a second does one request get, on the slowest server? Ten slowest; 10 and 20 are dashed."
+            " Falls with requests side by side; without them: throttled GPU, or a part of the model on the CPU.",
+            Query(f"bottomk(10, {tokens_per_second(by='model')})", "{{model}}"),
             Look(TOKENS_PER_SECOND, panels.SPEED_LIMITS, NO_TRAFFIC, least=0),
         ),
         panels.graph(

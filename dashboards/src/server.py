@@ -8,6 +8,7 @@ from dashboards.src.panels import (
     BYTES,
     COUNT,
     NO_TRAFFIC,
+    PLAIN,
     SECONDS,
     SHARE,
     TOKENS_PER_SECOND,
@@ -19,9 +20,11 @@ from dashboards.src.panels import (
     link_to,
 )  # fmt: skip
 from exporter import catalog
+from exporter.model import REASONS
 
 _SM = "server, model"
 _CENTURY = 10 * 365 * 86400
+_TOO_LATE = panels.over_is_bad(None, 1 - panels.WITHIN_2S)
 
 _STATE = Row(
     100,
@@ -35,56 +38,54 @@ _STATE = Row(
             Query(state_code(), "{{server}}"),
             panels.STATES,
             show="both",
-            width=6,
-        ),
-        panels.stat(
-            102,
-            "Version",
-            "Which version of Ollama runs? 0.0.0 is a development build. Differences within the fleet are on Models and"
-            " memory.",
-            Query(over("max", "server, version", pick(catalog.BUILD_INFO)), "{{server}} {{version}}"),
-            show="name",
-            width=6,
+            width=12,
         ),
         panels.stat(
             103,
             "Requests that succeed",
-            "Which share of the measured requests of the last hour ended well at this server? Below 99 % users see"
-            " failures: Canary tells how they ended.",
-            Query(f"1 - {over('max', 'server', pick(names.SERVER_ERRORS['1h']))}", "{{server}}"),
+            "Which share of the measured requests of the last hour ended well, at the worst of the chosen servers?"
+            " Below 99 % users see failures: Canary tells how they ended.",
+            f"1 - max({pick(names.SERVER_ERRORS['1h'])})",
             Look(SHARE, panels.SUCCEEDING, NO_TRAFFIC, decimals=1),
+            width=6,
         ),
         panels.stat(
             104,
             "First token too late",
-            "Which share of the measured requests of the last half hour waited longer than 2 s for its first token? The"
-            " objective allows 5 %. Next: the phases below.",
-            Query(over("max", "server", pick(names.SERVER_OVER_2S["30m"])), "{{server}}"),
-            Look(SHARE, panels.over_is_bad(None, 1 - panels.WITHIN_2S), NO_TRAFFIC, decimals=1),
-        ),
-        panels.stat(
-            105,
-            "Clock against ours",
-            "How far is the server's clock from the exporter's (resolution 1 s)? Expiry times are on the server's"
-            " clock: more than 10 s makes them misleading. Next: its time service.",
-            Query(over("max", "server", pick(catalog.CLOCK_OFFSET)), "{{server}}"),
-            Look(SECONDS, panels.CLOCK_LIMITS),
+            "Which share of the measured requests of the last half hour waited longer than 2 s for its first token, at"
+            " the worst of the chosen servers? The objective allows 5 %. Next: the phases below.",
+            f"max({pick(names.SERVER_OVER_2S['30m'])})",
+            Look(SHARE, _TOO_LATE, NO_TRAFFIC, decimals=1),
+            width=6,
         ),
         panels.table(
             106,
-            "Addresses and inventory",
-            "Which machine is it, and what has it on disk? Stubs of remote (cloud) models are counted, never probed.",
+            "Servers and inventory",
+            "Which machine is it, how is it doing, and what has it on disk? Version 0.0.0 is a development build."
+            " Clock: how far it is from the exporter's (resolution 1 s); more than 10 s makes expiry times misleading."
+            " Stubs of remote (cloud) models are counted, never probed.",
             (
                 Column("Server", "server", width=170),
                 Column("URL", "url"),
+                Column("Version", "version", width=100),
                 Column("Available 24 h", query=f"1 - {over('max', 'server', pick(names.SERVER_UNAVAILABLE['1d']))}",
-                       look=Look(SHARE, panels.under_is_bad(0.99, panels.AVAILABILITY), decimals=2), cell="colour"),
-                Column("Models installed", query=over("max", "server", pick(catalog.INSTALLED_MODELS))),
-                Column("Remote stubs", query=over("max", "server", pick(catalog.REMOTE_MODELS))),
-                Column("Models loaded", query=over("max", "server", pick(catalog.LOADED_MODELS))),
+                       look=Look(SHARE, panels.under_is_bad(0.99, panels.AVAILABILITY), decimals=2), cell="colour",
+                       width=130),
+                Column("Success", query=f"1 - {over('max', 'server', pick(names.SERVER_ERRORS['1h']))}",
+                       look=Look(SHARE, panels.SUCCEEDING, decimals=1), cell="colour", width=100),
+                Column("Too late", query=over("max", "server", pick(names.SERVER_OVER_2S["30m"])),
+                       look=Look(SHARE, _TOO_LATE, decimals=1), cell="colour", width=100),
+                Column("Clock", query=over("max", "server", pick(catalog.CLOCK_OFFSET)),
+                       look=Look("suffix:s", panels.CLOCK_LIMITS, decimals=0), cell="colour", width=90),
+                Column("Installed", query=over("max", "server", pick(catalog.INSTALLED_MODELS)), width=100),
+                Column("Remote stubs", query=over("max", "server", pick(catalog.REMOTE_MODELS)), width=120),
+                Column("Loaded", query=over("max", "server", pick(catalog.LOADED_MODELS)), width=90),
             ),
-            extra=(over("max", "server, url", pick(catalog.SERVER_INFO)),),
-            height=5,
+            extra=(
+                over("max", "server, url", pick(catalog.SERVER_INFO)),
+                over("max", "server, version", pick(catalog.BUILD_INFO)),
+            ),
+            height=6,
         ),
     ),
 )  # fmt: skip
@@ -112,7 +113,12 @@ _LOADED = Row(
                     look=Look(SHARE, panels.GPU_SHARE, decimals=0, least=0, most=1),
                     cell="bar",
                 ),
-                Column("Context tokens", query=over("max", _SM, pick(catalog.LOADED_CONTEXT)), width=120),
+                Column(
+                    "Context tokens",
+                    query=over("max", _SM, pick(catalog.LOADED_CONTEXT)),
+                    look=Look(PLAIN),
+                    width=130,
+                ),
                 Column(
                     "Expires in",
                     query=f"{over('max', _SM, pick(catalog.LOADED_EXPIRY))} - time()",
@@ -176,36 +182,12 @@ _WAITING = Row(
             stack=True,
         ),
         panels.graph(
-            302,
-            "First token of each model",
-            "Which model is slow to start? Mean of 30 minutes against the objectives of 2 s and 5 s (dashed). One"
-            " model alone: its size or its place in memory. All of them: the server.",
-            Query(f"topk(10, {over('max', _SM, pick(names.TTFT))})", "{{server}} {{model}}"),
-            Look(SECONDS, panels.TTFT_LIMITS, NO_TRAFFIC, least=0),
-        ),
-        panels.graph(
-            303,
-            "Speed of one request",
-            "How fast do tokens come, per request? Readers need 10 a second, 20 feel quick (dashed). Falls with more"
-            " requests side by side; half of yesterday's at the same load: GPU throttled, or weights on the CPU.",
-            Query(f"topk(10, {tokens_per_second(by=_SM)})", "{{server}} {{model}}"),
-            Look(TOKENS_PER_SECOND, panels.SPEED_LIMITS, NO_TRAFFIC, least=0),
-        ),
-        panels.graph(
             304,
             "Saturation",
             "Does it have a free slot when one is needed? Share of the measurements due in 15 minutes that found"
             " none. From half on (dashed) users queue. Next: Queue and capacity.",
             Query(over("max", "server", pick(names.SATURATION)), "{{server}}"),
             Look(SHARE, panels.SATURATION_LIMITS, NO_TRAFFIC, least=0, most=1),
-        ),
-        panels.graph(
-            305,
-            "Polls that saw a model in use",
-            "Which models have users? Polls per second that found a request finished since the poll before: a lower"
-            " bound. Ten busiest.",
-            Query(f"topk(10, {over('sum', _SM, rate(catalog.USES_SEEN))})", "{{server}} {{model}}"),
-            Look("cps", empty=NO_TRAFFIC, least=0),
         ),
         panels.graph(
             306,
@@ -221,6 +203,33 @@ _WAITING = Row(
             Look(COUNT, empty=NO_TRAFFIC, least=0, names=("loads", "unloads", "reconfigurations")),
             as_bars=True,
         ),
+        panels.graph(
+            302,
+            "First token of each model",
+            "Which model is slow to start? Mean of 30 minutes against the objectives of 2 s and 5 s (dashed). One"
+            " model alone: its size or its place in memory. All of them: the server.",
+            Query(f"topk(10, {over('max', _SM, pick(names.TTFT))})", "{{server}} {{model}}"),
+            Look(SECONDS, panels.TTFT_LIMITS, NO_TRAFFIC, least=0),
+            height=10,
+        ),
+        panels.graph(
+            303,
+            "Speed of one request",
+            "How fast do tokens come, per request? Readers need 10 a second, 20 feel quick (dashed). Falls with more"
+            " requests side by side; half of yesterday's at the same load: GPU throttled, or weights on the CPU.",
+            Query(f"topk(10, {tokens_per_second(by=_SM)})", "{{server}} {{model}}"),
+            Look(TOKENS_PER_SECOND, panels.SPEED_LIMITS, NO_TRAFFIC, least=0),
+            height=10,
+        ),
+        panels.graph(
+            305,
+            "Polls that saw a model in use",
+            "Which models have users on the chosen servers? Polls per second that found a request finished since the"
+            " poll before: a lower bound. Ten busiest.",
+            Query(f"topk(10, {over('sum', 'model', rate(catalog.USES_SEEN))})", "{{model}}"),
+            Look("cps", empty=NO_TRAFFIC, least=0),
+            height=10,
+        ),
     ),
 )
 
@@ -231,10 +240,12 @@ _API = Row(
         panels.graph(
             401,
             "Answer time of the API, 95th percentile",
-            "How fast are the exporter's own polls answered? Milliseconds on a healthy server. Slow /api/ps with a fast"
-            " /api/version: the scheduler is held by a load. Everything slow: the network or the machine.",
-            Query(quantile(0.95, catalog.API_DURATION, "server, api_endpoint"), "{{server}} {{api_endpoint}}"),
-            Look(SECONDS, least=0),
+            "How fast are the exporter's own polls answered, over the chosen servers? Milliseconds on a healthy one."
+            " Slow /api/ps with a fast /api/version: the scheduler is held by a load. Everything slow: the network or"
+            " the machine.",
+            Query(quantile(0.95, catalog.API_DURATION, "api_endpoint"), "{{api_endpoint}}"),
+            Look(SECONDS, least=0, names=("/api/version", "/api/ps", "/api/tags")),
+            width=6,
         ),
         panels.graph(
             402,
@@ -242,6 +253,7 @@ _API = Row(
             "Has the API become slower? The mean moves with every poll; the percentile beside only with the slowest.",
             Query(mean(catalog.API_DURATION, "server"), "{{server}}"),
             Look(SECONDS, least=0),
+            width=6,
         ),
         panels.graph(
             403,
@@ -250,7 +262,9 @@ _API = Row(
             " error. Nothing is drawn while all is well.",
             Query(over("sum", "server, source, reason", f"{increase(catalog.SOURCE_FAILURES, server='!')} > 0"),
                   "{{server}} {{source}} {{reason}}"),
-            Look(COUNT, empty="No failures", least=0),
+            Look(COUNT, empty="No failures", least=0, last_words=REASONS),
+            width=6,
+            stack=True,
             as_bars=True,
         ),
         panels.stat(
@@ -258,9 +272,10 @@ _API = Row(
             "Impossible values left out",
             "Did the server tell nonsense (sizes below 0, times of the wrong type)? Anything above 0 is a bug of"
             " Ollama's or of a proxy between: report it with the exporter's log.",
-            Query(over("sum", "server", increase(catalog.REJECTED_VALUES)), "{{server}}"),
+            f"sum(increase({pick(catalog.REJECTED_VALUES)}[$__range]))",
             Look(COUNT, panels.ANY_IS_ODD, decimals=0),
-            width=8,
+            width=6,
+            height=8,
         ),
     ),
 )  # fmt: skip

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dashboards.src import names, panels
 from dashboards.src.names import increase, over, pick, tokens_per_second
-from dashboards.src.panels import SECONDS, SHARE, Board, Column, Look, Query, Row
+from dashboards.src.panels import MISSING, SHARE, Board, Column, Look, Query, Row
 from exporter import catalog
 
 _REAL = {"model": "!other"}
@@ -27,11 +27,12 @@ def _server_state() -> str:
 
 _WORDS = ((2, "Online", panels.OK), (1, "Asleep", panels.NEUTRAL), (0, "Down", panels.BAD))
 _STATE = Look(mapping=_WORDS)
-_RESPONSE = Look(SECONDS, panels.TTFT_LIMITS, "–", decimals=1)
-_SPEED = Look("suffix:words/s", panels.under_is_bad(7, 15), "–", decimals=0)
+_AT_ONCE = 0.1
+_RESPONSE = Look("suffix:s", panels.TTFT_LIMITS, MISSING, decimals=1, ranges=((None, _AT_ONCE, "at once", panels.OK),))
+_SPEED = Look("suffix:words/s", panels.under_is_bad(7, 15), MISSING, decimals=0)
 _TOKENS_PER_WORD = 1.33
-_SUCCESS = Look(SHARE, panels.SUCCEEDING, "–", decimals=1)
-_AVAILABLE = Look(SHARE, panels.under_is_bad(0.99, panels.AVAILABILITY), "–", decimals=1)
+_SUCCESS = Look(SHARE, panels.SUCCEEDING, MISSING, decimals=1)
+_AVAILABLE = Look(SHARE, panels.under_is_bad(0.99, panels.AVAILABILITY), MISSING, decimals=1)
 
 
 def _success_of_models() -> str:
@@ -130,17 +131,22 @@ _SERVERS = Row(
             "Which server can I use? Online: answers, with models ready. Asleep: answers, and wakes a model for you."
             " Down: take another.",
             (
-                Column("Server", "server", width=200),
-                Column("Right now", query=_server_state(), look=_STATE, cell="colour", width=120),
+                Column("Server", "server", width=170),
+                Column("Right now", query=_server_state(), look=_STATE, cell="colour", width=110),
                 Column(
-                    "First word after", query=over("min", "server", pick(names.TTFT)), look=_RESPONSE, cell="colour"
+                    "First word after",
+                    query=over("min", "server", pick(names.TTFT)),
+                    look=_RESPONSE,
+                    cell="colour",
+                    width=150,
                 ),
-                Column("Speed", query=_words("server"), look=_SPEED, cell="colour"),
+                Column("Speed", query=_words("server"), look=_SPEED, cell="colour", width=120),
                 Column(
                     "Answers that arrive",
                     query=f"1 - {over('max', 'server', pick(names.SERVER_ERRORS['1h']))}",
                     look=_SUCCESS,
                     cell="colour",
+                    width=180,
                 ),
                 Column(
                     "There in 24 hours",
