@@ -258,7 +258,7 @@ async def _loop(watch: Watch, shared: httpx.AsyncClient | None, tally: Tally, pl
                 _ = [(await client.get(url + path)).json() for path in paths]
             except (httpx.HTTPError, ValueError):
                 tally.failed += 1
-            due = next_due(watch, loop.time())
+            due = next_due(watch, loop.time(), watch.every)
     finally:
         if shared is None:
             await client.aclose()
