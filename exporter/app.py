@@ -8,12 +8,15 @@ import os
 import signal
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from exporter import __version__, web
 from exporter.config import Config, ConfigError, plan
+from exporter.discovery import Discovery
 from exporter.exposition import encode
 from exporter.fleet import Fleet
 from exporter.logs import set_up as set_up_logging
@@ -50,11 +53,14 @@ class Exporter:
             lag=self._vitals.lag,
             now=self._around.now,
         )
+        self._discovery = Discovery(self._plan, self._vitals, self._around.now)
         self._adopt(config)
 
     async def run(self) -> None:
         """Watch the fleet until cancelled."""
-        await self._fleet.run()
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._discovery.run(), name="discovery")
+            await self._fleet.run()
 
     def snapshot(self) -> Snapshot:
         return self._store.snapshot
@@ -87,12 +93,18 @@ class Exporter:
 
     def _adopt(self, config: Config) -> None:
         self._config = config
-        watches = plan(config)
+        self._discovery.apply(config)
+        self._plan()
+        self._vitals.config_hash = config.hash
+        self._vitals.reload_successful, self._vitals.reload_succeeded_at = True, self._around.now()
+
+    def _plan(self) -> None:
+        """Watch those that are configured and those that were found."""
+        fleet = self._discovery.joined(self._config)
+        watches = plan(fleet)
         self._store.plan(watches)
         self._fleet.apply(watches)
-        self._vitals.config_hash = config.hash
-        self._vitals.servers = len(config.servers)
-        self._vitals.reload_successful, self._vitals.reload_succeeded_at = True, self._around.now()
+        self._vitals.servers = len(fleet.servers)
 
 
 @asynccontextmanager
@@ -126,8 +138,10 @@ def demo(load: Callable[[str], Config], seed: int | None = None) -> int:
     return _complete(_demo(load, seed))
 
 
-async def _run(config: Config, load: Load, *beside: Coroutine[None, None, None]) -> int:
-    exporter, listen = Exporter(config, load), config.web.listen_address
+async def _run(
+    config: Config, load: Load, *beside: Coroutine[None, None, None], around: Surroundings | None = None
+) -> int:
+    exporter, listen = Exporter(config, load, around), config.web.listen_address
     with _signals(exporter) as stop:
         try:
             async with serving(exporter, (listen.host, listen.port), *beside):
@@ -144,21 +158,29 @@ async def _run(config: Config, load: Load, *beside: Coroutine[None, None, None])
 
 async def _demo(load: Callable[[str], Config], seed: int | None) -> int:
     # Only the demo pays for the simulator.
-    from exporter.simulator.fleet import FleetConfig, SimFleet
-    from exporter.simulator.server import serve
+    from exporter.demo import house
+    from exporter.simulator.fleet import FleetConfig
 
-    fleet = SimFleet(FleetConfig() if seed is None else FleetConfig(seed=seed), time.time)
-    async with AsyncExitStack() as stack:
-        urls = {name: await stack.enter_async_context(serve(server)) for name, server in fleet.servers.items()}
-        config = load(",".join(f"{name}={url}" for name, url in urls.items()))
+    async with house(FleetConfig() if seed is None else FleetConfig(seed=seed), time.time) as demo:
+        config = _with_logs(load(",".join(f"{name}={url}" for name, url in demo.urls.items())), demo.logs)
         set_up_logging(config.log.level, config.log.format)
         for line in (
             "a simulated fleet; its incidents, minutes and seconds of each cycle of ten minutes:",
-            *fleet.timetable.lines(),
+            *demo.fleet.timetable.lines(),
             f"the status page of the exporter is http://localhost:{config.web.listen_address.port}/",
         ):
             log.info("demo: %s", line)
-        return await _run(config, lambda: config, fleet.run(), _announce(fleet))
+        around = Surroundings(machine=demo.machine)
+        return await _run(config, lambda: config, demo.fleet.run(), _announce(demo.fleet), around=around)
+
+
+def _with_logs(config: Config, files: Mapping[str, Path]) -> Config:
+    """The same with log files for these servers."""
+    servers = tuple(
+        replace(server, logs=replace(server.logs, file=str(files[server.name]))) if server.name in files else server
+        for server in config.servers
+    )
+    return replace(config, servers=servers)
 
 
 async def _announce(fleet: SimFleet) -> None:

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 from exporter import catalog
 from exporter.config import Config, Server, plan
 from exporter.config.kinds import duration_text
+from exporter.environment import advice
 from exporter.exposition import encode
 from exporter.fleet import Observer
 from exporter.gaps import Gap, gaps
@@ -277,6 +278,7 @@ def online(config: Config, build: Build = build) -> str:
     parts = [_table(("server", "state", "version", "took", "failure", "loaded models", "canary"), rows)]
     failed = [reading for reading in readings if reading.failure and not reading.lacks]
     parts += [f"{_name(each.watch)}: {each.failure}: {ADVICE[each.failure]}" for each in failed if each.failure]
+    parts += advice([sample for reading in readings for sample in reading.samples])
     parts += [_gap(gap) for gap in gaps(readings)]
     parts.append(_series_now(readings, canaries))
     return "\n\n".join(parts) + "\n"

@@ -224,38 +224,60 @@ class RunnerSettings:
 
 @dataclass(frozen=True, slots=True)
 class LogSettings:
-    """Where a server's log is. At most one of `file`, `unit` and `container` is set; none: found from its process."""
+    """Where a server's log is. At most one of `file`, `unit` and `container` is set; none: found from its process.
+    `docker`: the engine that has the container, as in DockerSettings. `models_max`: cap on values of the label
+    `model`."""
 
     url: str
     file: str = ""
     unit: str = ""
     container: str = ""
+    docker: str = ""
     models_max: int = 200
 
 
 @dataclass(frozen=True, slots=True)
 class DockerSettings:
-    """`address`: the daemon's (unix:///..., tcp://...); empty: as the docker command finds it. `containers`: (container
-    name or id, server) as far as configured; the rest is matched by published port and address."""
+    """`url`: where the server answers, to find its container; `container`: its name or id, where it is configured.
+    `address`: the engine's (unix:///..., tcp://...); empty: as the docker command finds it."""
 
+    url: str
+    container: str = ""
     address: str = ""
-    containers: tuple[tuple[str, str], ...] = ()
-    servers: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class GpuSettings:
-    """`name` is the value of the label `host`."""
+    """`name` is the value of the label `host`. `servers`: (name, URL) of those whose runners may hold its memory.
+    `models_max`: cap on values of the label `model` per server."""
 
     name: str
+    servers: tuple[tuple[str, str], ...] = ()
+    models_max: int = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What an operator wants of servers; None and empty are no wish. `required`: names of models; `allowed`: patterns
+    of theirs, in which `*` stands for anything. `keep_alive` in seconds."""
+
+    required: tuple[str, ...] = ()
+    allowed: tuple[str, ...] = ()
+    max_context: int | None = None
+    max_parallel: int | None = None
+    max_keep_alive: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class AuditSettings:
-    """`policy`: the text of the policy file, checked when it was read; empty: none."""
+    """`container`: the server's, by name or id, found when empty; `docker`: the daemon's address, empty as the docker
+    command finds it, None: it is not to be asked. `log`: the server's, where somebody said it."""
 
-    url: str
-    policy: str = ""
+    endpoint: Endpoint
+    container: str = ""
+    docker: str | None = ""
+    log: LogSettings | None = None
+    policy: Policy = Policy()
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from exporter import catalog
 from exporter.catalog import FAMILIES
 from exporter.model import Family
 
-BASE_UNITS = {"seconds", "bytes", "tokens", ""}
+BASE_UNITS = {"seconds", "bytes", "tokens", "watts", "joules", "celsius", ""}
 TARGET_LABELS = frozenset(
     {"cluster", "region", "zone", "env", "owner", "customer", "stage", "instance", "job", "endpoint", "type"}
 )
@@ -94,6 +94,8 @@ def test_the_vantage_point_is_in_the_name() -> None:
         elif family.name.startswith("ollama_host_"):
             assert family.labels[0] == "host"
             assert "server" not in family.labels
+        elif family.name.startswith("ollama_gpu"):
+            assert family.labels[0] == "host"
         elif family.name.startswith(("ollama_exporter_", "process_")):
             assert "model" not in family.labels
         else:

@@ -19,7 +19,19 @@ from hypothesis import strategies as st
 from exporter.config import CONFIG_FILE, SERVERS, Config, ConfigError, config_markdown, load, plan
 from exporter.config.addresses import Listen, ollama_host, parse_listen, parse_url
 from exporter.config.kinds import Wrong, duration_text, rows, seconds
-from exporter.model import ApiSettings, CanarySettings, Endpoint, HostSettings, Secret, Watch
+from exporter.model import (
+    ApiSettings,
+    CanarySettings,
+    DockerSettings,
+    Endpoint,
+    GpuSettings,
+    HostSettings,
+    LogSettings,
+    RunnerSettings,
+    Secret,
+    SocketsSettings,
+    Watch,
+)
 from tests.wire import Authority, make_authority
 
 T = TypeVar("T")
@@ -47,6 +59,10 @@ def mistakes(
     return list(caught.value.mistakes)
 
 
+INSIDE = ("sockets", "runner", "docker", "logs", "audit")
+"""Sources of a server that look at it from its own machine."""
+
+
 # --- where servers come from -----------------------------------------------------------------------------------------
 
 
@@ -57,7 +73,9 @@ def test_without_any_configuration_the_local_server_and_the_host_are_watched() -
     assert [(watch.server, watch.source) for watch in plan(config)] == [
         ("localhost:11434", "api"),
         ("localhost:11434", "canary"),
+        *(("localhost:11434", source) for source in INSIDE),
         ("", "host"),
+        ("", "gpu"),
         ("", "exporter"),
     ]
 
@@ -213,12 +231,19 @@ servers:
     poll_interval: 1m
     inventory_interval: 1h30m
     canary: {mode: off, every: 90, timeout: 1m, models: {tinyllama: loaded, "hf.co/x/y:Q4": off}}
+    container: ollama-a
   - name: b
     url: http://b:1
+    logs: {file: /var/log/ollama.log}
     basic_auth: {username: me, password_file: ./password}
 poll: {interval: 5s, inventory_interval: 60}
 canary: {every: 30s, models: {tinyllama: always}}
 host: {enabled: true, name: here, models_dir: /models}
+sockets: {mode: on, every: 1s}
+runner: {every: 2s}
+logs: {every: 3s}
+docker: {every: 1m, address: "tcp://proxy:2375"}
+gpu: {every: 4s}
 limits: {models: 7}
 web: {listen_address: "[::1]:9000"}
 log: {level: warning, format: json}
@@ -244,7 +269,9 @@ ENV = {"API_KEY": f"key-{SECRET}", "PROXY_USER": f"user:{SECRET}"}
 
 def test_every_setting_arrives_where_it_works(everything: str) -> None:
     config = load(everything, ENV)
-    api, canary, other, other_canary, host, own = plan(config)
+    first, second, (host, gpu, own) = (plan(config)[start:end] for start, end in ((0, 7), (7, 14), (14, 17)))
+    api, canary, sockets, runner, docker, logs, _ = first
+    other, other_canary, _, _, _, other_logs, _ = second
     folder = Path(everything).parent
     at = api.settings.endpoint if isinstance(api.settings, ApiSettings) else None
     assert at is not None
@@ -272,7 +299,18 @@ def test_every_setting_arrives_where_it_works(everything: str) -> None:
     assert other == Watch("b", "api", 5.0, 16.0, ApiSettings(plain, inventory_every=60.0, models_max=7))
     common = CanarySettings(plain, 30.0, 600.0, "loaded", (("tinyllama:latest", "always"),), 7)
     assert other_canary == Watch("b", "canary", 5.0, 26.0, common)
+    url = "https://a.example/gate"
+    assert sockets == Watch("a", "sockets", 1.0, 10.0, SocketsSettings(url))
+    assert runner == Watch("a", "runner", 2.0, 10.0, RunnerSettings(url, 7), optional=True)
+    assert docker == Watch(
+        "a", "docker", 60.0, 10.0, DockerSettings(url, "ollama-a", "tcp://proxy:2375"), optional=True
+    )
+    assert logs == Watch(
+        "a", "logs", 3.0, 10.0, LogSettings(url, "", "", "ollama-a", "tcp://proxy:2375", 7), optional=True
+    )
+    assert other_logs.settings == LogSettings("http://b:1", "/var/log/ollama.log", "", "", "tcp://proxy:2375", 7)
     assert host == Watch("", "host", 15.0, 10.0, HostSettings("here", "/models"))
+    assert gpu == Watch("", "gpu", 4.0, 10.0, GpuSettings("here", (("a", url), ("b", "http://b:1")), 7), optional=True)
     assert own == Watch("", "exporter", 5.0, 5.0)
     assert config.web.listen_address == Listen("::1", 9000)
     assert str(config.web.listen_address) == "[::1]:9000"
@@ -328,8 +366,8 @@ MISTAKES: dict[str, tuple[str, list[str]]] = {
         "sevrers: []\nhost: {nmae: x}\n" + A % "tiemout: 5s, canary: {evry: 5s}, 7: x",
         [
             "host.nmae: unknown key, did you mean name?",
-            "servers[0].7: unknown key; known are basic_auth, bearer_token_file, canary, connect_timeout, headers,"
-            " host_header, inventory_interval, name, poll_interval, proxy_url, timeout, tls, url",
+            "servers[0].7: unknown key; known are basic_auth, bearer_token_file, canary, connect_timeout, container,"
+            " headers, host_header, inventory_interval, logs, name, poll_interval, proxy_url, timeout, tls, url",
             "servers[0].canary.evry: unknown key, did you mean every?",
             "servers[0].tiemout: unknown key, did you mean timeout?",
             "sevrers: unknown key, did you mean servers?",
@@ -513,7 +551,10 @@ MISTAKES: dict[str, tuple[str, list[str]]] = {
     ),
     "line breaks in keys": (
         '"a\\nb: c": 1',
-        ["a?b: c: unknown key; known are canary, host, limits, log, poll, servers, web"],
+        [
+            "a?b: c: unknown key; known are audit, canary, docker, gpu, host, limits, log, logs, poll, runner, servers,"
+            " sockets, web"
+        ],
     ),
 }
 
@@ -776,16 +817,18 @@ def test_a_server_that_did_not_change_keeps_its_watches_when_another_one_does(wr
     assert {(watch.server, watch.source) for watch in set(before) & set(after)} == {
         ("a", "api"),
         ("a", "canary"),
+        *(("a", source) for source in INSIDE),
+        *(("b", source) for source in INSIDE if source != "audit"),  # which asks the server, and so has its timeout
         ("", "host"),
         ("", "exporter"),
     }
-    assert {watch.server for watch in set(after) - set(before)} == {"b", "c"}
+    assert {watch.server for watch in set(after) - set(before)} == {"b", "c", ""}  # the GPU source knows all servers
 
 
 def test_a_plan_has_no_watch_twice_and_keeps_the_order_of_the_servers() -> None:
     servers = ",".join(f"s{place}=http://s{place}" for place in range(30))
     watches = plan(load(None, {SERVERS: servers}))
-    assert len(set(watches)) == len(watches) == 62
+    assert len(set(watches)) == len(watches) == 30 * (2 + len(INSIDE)) + 3
     assert [watch.server for watch in watches if watch.source == "api"] == [f"s{place}" for place in range(30)]
 
 
@@ -803,12 +846,23 @@ def test_a_plan_has_no_watch_twice_and_keeps_the_order_of_the_servers() -> None:
 def test_there_is_no_canary_watch_where_no_model_can_have_one(
     write: Callable[[str], str], text: str, sources: list[str]
 ) -> None:
-    assert [watch.source for watch in plan(load(write(text), {})) if watch.server] == sources
+    watches = [watch for watch in plan(load(write(text), {})) if watch.server]
+    assert [watch.source for watch in watches if watch.source not in INSIDE] == sources
 
 
 def test_the_host_can_be_left_out(write: Callable[[str], str]) -> None:
     watches = plan(load(write("host: {enabled: false}"), {}))
-    assert [watch.source for watch in watches] == ["api", "canary", "exporter"]
+    assert [watch.source for watch in watches] == ["api", "canary", *INSIDE, "gpu", "exporter"]
+
+
+def test_each_source_from_inside_can_be_left_out_or_insisted_on(write: Callable[[str], str]) -> None:
+    for source in (*INSIDE, "gpu"):
+        off = plan(load(write(f"{source}: {{mode: off}}"), {}))
+        assert source not in {watch.source for watch in off}
+        (watch,) = (watch for watch in plan(load(write(f"{source}: {{mode: on}}"), {})) if watch.source == source)
+        assert not watch.optional
+        (watch,) = (watch for watch in plan(load(write("{}"), {})) if watch.source == source)
+        assert watch.optional
 
 
 # --- parsers never raise anything but a mistake ----------------------------------------------------------------------
@@ -959,7 +1013,8 @@ def test_the_example_is_right(example: str, write: Callable[[str], str]) -> None
 def test_the_example_mentions_every_key_and_is_right_with_all_of_them(
     example: str, write: Callable[[str], str], tmp_path: Path, authority: Authority
 ) -> None:
-    for name, content in {"secrets/token": b"t", "secrets/password": b"p"}.items():
+    files = {"secrets/token": b"t", "secrets/password": b"p", "policy.yml": b"max_parallel: 50\n"}
+    for name, content in files.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(content)
     (tmp_path / "tls").mkdir()

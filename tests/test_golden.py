@@ -156,7 +156,20 @@ def test_the_scenarios_show_every_family_of_the_fleet(pages: dict[str, Snapshot]
     expected = {
         family
         for family in catalog.FAMILIES
-        if not family.name.startswith(("ollama_host_", "ollama_exporter_", "process_"))
+        if not family.name.startswith(
+            (
+                "ollama_host_",
+                "ollama_sockets_",
+                "ollama_runner_",
+                "ollama_container_",
+                "ollama_log_",
+                "ollama_gpu",
+                "ollama_config_",
+                "ollama_policy_",
+                "ollama_exporter_",
+                "process_",
+            )
+        )
     }
     assert {family.name for family in expected - shown - {catalog.CANARY_PENDING}} == set()
 

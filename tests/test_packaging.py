@@ -29,7 +29,7 @@ import exporter
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 # Import names that are not the distribution's own.
-DISTRIBUTION = {"yaml": "pyyaml", "prometheus_client": "prometheus-client"}
+DISTRIBUTION = {"pynvml": "nvidia-ml-py", "yaml": "pyyaml", "prometheus_client": "prometheus-client"}
 
 
 def requirements(*extras: str) -> dict[str, Requirement]:

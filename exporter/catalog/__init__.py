@@ -9,9 +9,16 @@ from __future__ import annotations
 
 from exporter.catalog.api import *
 from exporter.catalog.canary import *
+from exporter.catalog.sockets import *
+from exporter.catalog.runner import *
+from exporter.catalog.logs import *
+from exporter.catalog.docker import *
 from exporter.catalog.host import *
+from exporter.catalog.gpu import *
+from exporter.catalog.audit import *
 from exporter.catalog.source import *
 from exporter.catalog.exporter import *
+from exporter.catalog.discovery import *
 from exporter.model import Family
 
 FAMILIES: tuple[Family, ...] = tuple(value for value in list(globals().values()) if isinstance(value, Family))

@@ -20,7 +20,9 @@ EXPORTER_RELOAD_TIME = Family(
     "ollama_exporter_config_last_reload_success_timestamp_seconds", "gauge",
     "Unix time of the last successful load of the configuration.", (), "seconds",
 )  # fmt: skip
-EXPORTER_SERVERS = Family("ollama_exporter_servers", "gauge", "Servers in the configuration in force.")
+EXPORTER_SERVERS = Family(
+    "ollama_exporter_servers", "gauge", "Servers that are watched: those of the configuration in force and those found."
+)
 EXPORTER_LAG = Family(
     "ollama_exporter_loop_lag_seconds", "histogram",
     "How late the exporter's polls start, against their schedule: the event loop's own delay.", (), "seconds", LAG_BUCKETS,

@@ -4,11 +4,12 @@
 file, environment and flags together, `planning.py` makes watches, `manual.py` the page docs/config.md.
 """
 
-from exporter.config.loading import ConfigError, load
+from exporter.config.loading import ConfigError, load, with_found
 from exporter.config.manual import config_markdown
 from exporter.config.planning import plan
-from exporter.config.sections import CONFIG_FILE, FLAGS, SERVERS, Config, Server, variable
+from exporter.config.sections import CONFIG_FILE, FLAGS, SERVERS, Config, Discover, Server, variable
 
 __all__ = [
-    "CONFIG_FILE", "FLAGS", "SERVERS", "Config", "ConfigError", "Server", "config_markdown", "load", "plan", "variable",
+    "CONFIG_FILE", "FLAGS", "SERVERS", "Config", "ConfigError", "Discover", "Server", "config_markdown", "load", "plan",
+    "variable", "with_found",
 ]  # fmt: skip

@@ -48,7 +48,7 @@ PROXY = Kind("URL, may hold `${VAR}`", _proxy, expands=True)
 
 
 def _secret_file(reader: Reader, raw: object, path: str) -> SecretFile:
-    shown, content = _read(reader, raw)
+    shown, content = contents(reader, raw)
     try:
         secret = content.decode().rstrip("\r\n")
     except UnicodeDecodeError:
@@ -64,7 +64,7 @@ SECRET_FILE = Kind("path of a file", _secret_file, lambda value: value)
 
 
 def _pem_file(reader: Reader, raw: object, path: str) -> PinnedFile:
-    shown, content = _read(reader, raw)
+    shown, content = contents(reader, raw)
     if b"-----BEGIN " not in content:
         raise Wrong(f"{shown} is not a PEM file (-----BEGIN ...)")
     return PinnedFile(shown, hashlib.sha256(content).hexdigest())
@@ -73,7 +73,8 @@ def _pem_file(reader: Reader, raw: object, path: str) -> PinnedFile:
 PEM_FILE = Kind("path of a PEM file", _pem_file, lambda value: value)
 
 
-def _read(reader: Reader, raw: object) -> tuple[str, bytes]:
+def contents(reader: Reader, raw: object) -> tuple[str, bytes]:
+    """The path to show and what the file holds: 1 byte to 1 MiB."""
     if not isinstance(raw, str) or not raw or "\0" in raw or len(raw) > 4096:
         raise Wrong(f"must be the path of a file, got {sort(raw) if raw else 'nothing'}")
     path = reader.folder / raw

@@ -219,7 +219,7 @@ def text(name: str, pattern: str, what: str) -> Kind[str]:
 
 def choice(*words: str) -> Kind[Any]:
     def parse(raw: object) -> str:
-        word = "off" if raw is False else raw  # YAML reads a bare `off` as a boolean
+        word = ("on" if raw else "off") if isinstance(raw, bool) else raw  # as YAML reads a bare `on` and `off`
         if not isinstance(word, str) or word not in words:
             raise Wrong(f"must be one of {', '.join(words)}; got {seen(raw)}")
         return word

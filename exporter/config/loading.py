@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -53,6 +53,18 @@ def load(path: str | None, env: Mapping[str, str], flags: Mapping[str, str] | No
     if reader.mistakes:
         raise ConfigError(tuple(f"{place}: {what}" for place, what in sorted(set(reader.mistakes), key=_by_path)))
     return _resolved(config)
+
+
+def with_found(config: Config, found: Iterable[tuple[str, str, str]]) -> Config:
+    """The configuration with these servers after its own: names, URLs and containers, none of which it holds already.
+    They are watched as a server is of which nothing else is said."""
+    reader = Reader({}, Path())
+    entries = [{"name": name, "url": url, "container": container} for name, url, container in found]
+    servers = listing(section(Server)).parse(reader, entries, "docker.discover")
+    if reader.mistakes:
+        raise ValueError(f"no servers to watch: {reader.mistakes}")
+    resolved = [_resolved_server(server, config) for server in servers]
+    return replace(config, servers=(*config.servers, *resolved))
 
 
 def _by_path(mistake: tuple[str, str]) -> list[tuple[int, str]]:
@@ -110,7 +122,7 @@ def _entry(written: str) -> dict[str, str]:
 
 
 def _with_servers_of_file(reader: Reader, config: Config, path: str) -> Config:
-    if config.servers == ():
+    if config.servers == () and not _discovers(config):
         reader.wrong("servers", "names no server; leave the key out to watch OLLAMA_HOST")
     return replace(config, origin=path)
 
@@ -124,7 +136,14 @@ def _with_default_server(reader: Reader, config: Config) -> Config:
         except Wrong as error:
             reader.wrong("OLLAMA_HOST", str(error))
             return config
+    elif _discovers(config):
+        return replace(config, servers=(), origin="docker.discover")
     return replace(config, servers=listing(section(Server)).parse(reader, [{"url": url}], origin), origin=origin)
+
+
+def _discovers(config: Config) -> bool:
+    # A section that is wrong has been told of, and is None here.
+    return getattr(getattr(config.docker, "discover", None), "enabled", None) is True
 
 
 _KUBERNETES = re.compile(

@@ -2,13 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
+from typing import Protocol
 
 from exporter.config.sections import Config, Server
-from exporter.model import ApiSettings, CanarySettings, Endpoint, HostSettings, Watch
+from exporter.model import (
+    ApiSettings,
+    AuditSettings,
+    CanarySettings,
+    DockerSettings,
+    Endpoint,
+    GpuSettings,
+    HostSettings,
+    LogSettings,
+    Mode,
+    Policy,
+    RunnerSettings,
+    SocketsSettings,
+    Watch,
+)
 
 HOST_EVERY, HOST_WITHIN = 15.0, 10.0
 EXPORTER_EVERY, EXPORTER_WITHIN = 5.0, 5.0
+INSIDE_WITHIN = 10.0
+AUDIT_EVERY = 60.0
 _API_CALLS, _CANARY_CALLS, _MARGIN = 3, 5, 1.0
 """Requests that one collect makes at most, one after the other, each with its own timeout; the canary's generation is
 none of them, it runs beside."""
@@ -16,14 +33,69 @@ none of them, it runs beside."""
 
 def plan(config: Config) -> tuple[Watch, ...]:
     """What is to be watched. The same server gives the same watches, whatever becomes of the others."""
-    watches = [watch for server in config.servers for watch in _watches(server, config.limits.models)]
+    watches = [
+        watch
+        for server in config.servers
+        for watch in (*_over_http(server, config.limits.models), *_from_inside(server, config))
+    ]
+    return (*watches, *_of_this_machine(config), Watch("", "exporter", EXPORTER_EVERY, EXPORTER_WITHIN))
+
+
+def _of_this_machine(config: Config) -> Iterator[Watch]:
     if config.host.enabled:
         host = HostSettings(name=config.host.name, models_dir=config.host.models_dir)
-        watches.append(Watch("", "host", HOST_EVERY, HOST_WITHIN, host))
-    return (*watches, Watch("", "exporter", EXPORTER_EVERY, EXPORTER_WITHIN))
+        yield Watch("", "host", HOST_EVERY, HOST_WITHIN, host)
+    servers = tuple((server.name, server.url) for server in config.servers)
+    yield from _optional("", "gpu", config.gpu, GpuSettings(config.host.name, servers, config.limits.models))
 
 
-def _watches(server: Server, models_max: int) -> Iterator[Watch]:
+def _from_inside(server: Server, config: Config) -> Iterator[Watch]:
+    """What can be seen of a server from the machine that it runs on."""
+    yield from _optional(server.name, "sockets", config.sockets, SocketsSettings(server.url))
+    yield from _optional(server.name, "runner", config.runner, RunnerSettings(server.url, config.limits.models))
+    docker = DockerSettings(server.url, server.container or "", config.docker.address or "")
+    yield from _optional(server.name, "docker", config.docker, docker)
+    yield from _optional(server.name, "logs", config.logs, _logs(server, config))
+    yield from _audit(server, config)
+
+
+def _logs(server: Server, config: Config) -> LogSettings:
+    """A server that is known to run in a container logs there, unless told otherwise."""
+    logs = server.logs
+    container = logs.container or ("" if logs.file or logs.unit else server.container)
+    docker = config.docker.address or ""
+    return LogSettings(server.url, logs.file or "", logs.unit or "", container or "", docker, config.limits.models)
+
+
+def _audit(server: Server, config: Config) -> Iterator[Watch]:
+    if config.audit.mode == "off":
+        return
+    log = None if config.logs.mode == "off" else _logs(server, config)
+    settings = AuditSettings(
+        _endpoint(server),
+        server.container or "",
+        None if config.docker.mode == "off" else config.docker.address or "",
+        log if log and (log.file or log.unit or log.container) else None,
+        config.audit.policy_file.policy if config.audit.policy_file else Policy(),
+    )
+    within = _API_CALLS * server.timeout + INSIDE_WITHIN
+    yield Watch(server.name, "audit", AUDIT_EVERY, within, settings, optional=config.audit.mode == "auto")
+
+
+def _optional(server: str, source: str, section: _Optional, settings: Hashable) -> Iterator[Watch]:
+    if section.mode != "off":
+        yield Watch(server, source, section.every, INSIDE_WITHIN, settings, optional=section.mode == "auto")
+
+
+class _Optional(Protocol):
+    @property
+    def mode(self) -> Mode: ...
+
+    @property
+    def every(self) -> float: ...
+
+
+def _over_http(server: Server, models_max: int) -> Iterator[Watch]:
     at, canary = _endpoint(server), server.canary
     api = ApiSettings(at, inventory_every=server.inventory_interval, models_max=models_max)
     yield Watch(server.name, "api", server.poll_interval, _API_CALLS * server.timeout + _MARGIN, api)

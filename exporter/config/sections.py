@@ -31,7 +31,8 @@ from exporter.config.kinds import (
     text,
     whole,
 )
-from exporter.model import CanaryMode, PinnedFile, Secret, canonical, is_cloud
+from exporter.config.policy import POLICY_FILE, PolicyFile
+from exporter.model import CanaryMode, Mode, PinnedFile, Secret, canonical, is_cloud
 
 PREFIX = "OLLAMA_EXPORTER_"
 CONFIG_FILE = f"{PREFIX}CONFIG_FILE"
@@ -185,6 +186,32 @@ class ServerCanary:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ServerLogs:
+    """Where one server's log is. Without any of them it is looked for by its process."""
+
+    file: str = setting(
+        text("path", r"/[^\x00-\x1f]*", "an absolute path"),
+        "A file that Ollama's output is written to; rotation is followed.",
+        None,
+        "found",
+    )
+    unit: str = setting(
+        text("unit", r"[A-Za-z0-9:_.@-]+", "the name of a systemd unit"), "Unit in systemd's journal.", None, "found"
+    )
+    container: str = setting(
+        text("name", r"[A-Za-z0-9][A-Za-z0-9_.-]*", "name or id of a container"),
+        "Container whose output Docker keeps.",
+        None,
+        "found",
+    )
+
+    def objections(self) -> Iterator[tuple[str, str]]:
+        given = [key for key in ("file", "unit", "container") if getattr(self, key)]
+        for second in given[1:]:
+            yield second, f"cannot be used together with {given[0]}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Server:
     """One member of the fleet. `load` puts the common value where None was read."""
 
@@ -228,6 +255,13 @@ class Server:
         duration("10s", "1d"), "As `poll.inventory_interval`, for this server.", None, "`poll.inventory_interval`"
     )
     canary: ServerCanary = setting(section(ServerCanary), "The canary on this server.", {}, "`canary`")
+    container: str = setting(
+        text("name", r"[A-Za-z0-9][A-Za-z0-9_.-]*", "name or id of a container"),
+        "The Docker container that this server runs in.",
+        None,
+        "found by address and published port",
+    )
+    logs: ServerLogs = setting(section(ServerLogs), "Where this server's log is.", {})
 
     def objections(self) -> Iterator[tuple[str, str]]:
         if self.connect_timeout > self.timeout:
@@ -272,6 +306,97 @@ class Host:
     )
 
 
+_AUTO = choice("auto", "on", "off")
+_AUTO_HELP = (
+    " auto: where it can be had; what is missing is said by `check --online` and on the status page. on: its absence is"
+    " a failure. off: never."
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sockets:
+    mode: Mode = setting(
+        _AUTO,
+        "Whether to look at servers' connections in the kernel: who waits for an answer." + _AUTO_HELP,
+        "auto",
+    )
+    every: float = setting(duration("1s", "5m"), "Time between two looks.", "5s")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Runner:
+    mode: Mode = setting(
+        _AUTO,
+        "Whether to look at servers' runners (one llama-server per loaded model): slots, tokens, settings."
+        + _AUTO_HELP,
+        "auto",
+    )
+    every: float = setting(duration("1s", "5m"), "Time between two looks.", "5s")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Logs:
+    mode: Mode = setting(
+        _AUTO, "Whether to read servers' logs: requests, tokens, loads, what was cut or lost." + _AUTO_HELP, "auto"
+    )
+    every: float = setting(duration("1s", "5m"), "Time between two readings; no line is lost between them.", "5s")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Discover:
+    enabled: bool = setting(
+        SWITCH,
+        "Whether to add the servers that are found among the engine's containers. Needs no `servers`; one that is"
+        " configured as well is taken as configured. The label `ollama-exporter.enable` of a container (true, false)"
+        " overrules `images`; `ollama-exporter.name` and `ollama-exporter.port` say what else would be guessed.",
+        False,
+    )
+    images: tuple[str, ...] = setting(
+        listing(text("pattern", r"[!-~]{1,200}", "the name of an image, with * for any text")),
+        "Images whose containers are servers, with or without their registry; `*` is any text.",
+        ["ollama/ollama", "ollama/ollama:*"],
+        "`ollama/ollama`, `ollama/ollama:*`",
+    )
+    network: str = setting(
+        text("name", r"[A-Za-z0-9][A-Za-z0-9_.-]*", "the name of a Docker network"),
+        "Only containers in this Docker network, at their addresses in it.",
+        None,
+        "any",
+    )
+    every: float = setting(duration("5s", "1h"), "Time between two looks.", "30s")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Docker:
+    mode: Mode = setting(_AUTO, "Whether to look at the servers' Docker containers." + _AUTO_HELP, "auto")
+    every: float = setting(duration("5s", "5m"), "Time between two looks.", "15s")
+    address: str = setting(
+        text("url", r"(unix:///|tcp://|http://|https://)[^\s@]+", "unix:///path or tcp://host:port"),
+        "The daemon, or a socket proxy before it that lets reading through.",
+        None,
+        "DOCKER_HOST, or unix:///var/run/docker.sock",
+    )
+    discover: Discover = setting(section(Discover), "Servers that are found among the containers.", {})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gpu:
+    mode: Mode = setting(
+        _AUTO, "Whether to look at this machine's GPUs (NVIDIA by NVML, AMD by sysfs)." + _AUTO_HELP, "auto"
+    )
+    every: float = setting(duration("1s", "5m"), "Time between two looks.", "15s")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Audit:
+    mode: Mode = setting(
+        _AUTO, "Whether to compare servers' settings with what Ollama really reads." + _AUTO_HELP, "auto"
+    )
+    policy_file: PolicyFile | None = setting(
+        POLICY_FILE, "YAML file that says what servers must be like. What is against it is exported.", None, "no policy"
+    )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
     models: int = setting(
@@ -310,6 +435,12 @@ class Config:
         section(Canary), "A timed tiny generation on models in use; common to all servers that say nothing else.", {}
     )
     host: Host = setting(section(Host), "The machine the exporter runs on.", {})
+    sockets: Sockets = setting(section(Sockets), "Servers' connections, as the kernel of their machine sees them.", {})
+    runner: Runner = setting(section(Runner), "The processes in which servers run their models.", {})
+    logs: Logs = setting(section(Logs), "Servers' logs.", {})
+    docker: Docker = setting(section(Docker), "The containers that servers run in.", {})
+    gpu: Gpu = setting(section(Gpu), "This machine's GPUs.", {})
+    audit: Audit = setting(section(Audit), "Servers' settings.", {})
     limits: Limits = setting(section(Limits), "Bounds on what is exported.", {})
     web: Web = setting(section(Web), "The exporter's own web server.", {})
     log: Log = setting(section(Log), "The exporter's own log.", {})

@@ -74,7 +74,7 @@ async def answer(server: SimServer, ask: Ask) -> AsyncGenerator[Piece | Final, N
         load_seconds = loop.time() - started
         _check_format(ask.output_format)
         await asyncio.sleep(_RENDER_SECONDS)
-        prompt = _fitted(ask, runner)
+        prompt = _fitted(server, ask, runner)
         tokens, reason = _length(ask, prompt, runner.num_ctx)
         vocabulary = words(prompt.seed)
         made, spent = 0, NOTHING_SPENT
@@ -108,13 +108,15 @@ def _cut_by_fault(server: SimServer, path: str) -> bool:
     return server.faults.strikes("repeat_cut", path) is not None
 
 
-def _fitted(ask: Ask, runner: Runner) -> Prompt:
+def _fitted(server: SimServer, ask: Ask, runner: Runner) -> Prompt:
     """A prompt longer than the context is cut to half of it without a word, unless the client forbade it."""
     if ask.prompt.tokens < runner.num_ctx:
         return ask.prompt
     if not ask.truncate:
         raise ApiError(400, _overflow(ask.prompt.tokens, runner.num_ctx))
-    return ask.prompt.truncated(_NUM_KEEP + (runner.num_ctx - _NUM_KEEP) // 2)
+    limit = _NUM_KEEP + (runner.num_ctx - _NUM_KEEP) // 2
+    server.journal.prompt_truncated(limit, ask.prompt.tokens, _NUM_KEEP, limit)
+    return ask.prompt.truncated(limit)
 
 
 def _overflow(tokens: int, num_ctx: int) -> str:

@@ -11,8 +11,10 @@ import random
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass
+from typing import Any, Literal
 
 from exporter.simulator.events import EventLog
+from exporter.simulator.journal import Journal
 from exporter.simulator.models import GIB, MIB, SimModel
 from exporter.simulator.options import DEFAULT_OPTIONS, FOREVER_SECONDS, RunnerOptions
 from exporter.simulator.runner import Runner
@@ -34,6 +36,9 @@ class LoadFailedError(Exception):
 
 class ServerDownError(Exception):
     """The whole process is gone."""
+
+
+Waits = Literal["queue", "load", ""]
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +83,7 @@ class Loaded:
 class _Pending:
     wanted: Wanted
     granted: asyncio.Future[Runner]
+    task: asyncio.Task[object] | None
 
 
 class Engine:
@@ -88,14 +94,19 @@ class Engine:
         now: Callable[[], float],
         slowdown: Callable[[], float] = lambda: 1.0,
         load_failure: Callable[[SimModel], str | None] = lambda model: None,
+        gpu_lost: Callable[[], bool] = lambda: False,
+        journal: Journal | None = None,
     ) -> None:
         self.config = config
         self._log = log
         self._now = now
         self._slowdown = slowdown
         self._load_failure = load_failure
+        self._gpu_lost = gpu_lost
+        self._journal = journal or Journal(None, now)
         self._rng = random.Random(config.seed)
         self._runners: dict[str, Runner] = {}  # by blob, as in Ollama
+        self._loading: Runner | None = None
         self._pending: deque[_Pending] = deque()
         self._in_work: _Pending | None = None
         self._dispatcher: asyncio.Task[None] | None = None
@@ -107,6 +118,11 @@ class Engine:
         """What /api/ps lists: never a model that is still loading; the latest expiry first."""
         rows = [self._row(runner) for runner in self._runners.values()]
         return tuple(sorted(rows, key=lambda row: -row.expires_at))
+
+    def children(self) -> tuple[Runner, ...]:
+        """The processes that there are: those that still load too, and not those that died."""
+        there = (*self._runners.values(), *((self._loading,) if self._loading else ()))
+        return tuple(runner for runner in there if runner.alive)
 
     def _row(self, runner: Runner) -> Loaded:
         expires_at = runner.expires_at
@@ -133,6 +149,12 @@ class Engine:
         """The model that the scheduler is placing right now, and behind which others wait."""
         return self._in_work.wanted.model.name if self._in_work else ""
 
+    def waits_for(self, task: asyncio.Task[Any]) -> Waits:
+        """What a request that is answered in this task waits for in the scheduler."""
+        if self._in_work is not None and self._in_work.task is task:
+            return "load"
+        return "queue" if any(entry.task is task for entry in self._pending) else ""
+
     # -- the way in
 
     @contextlib.asynccontextmanager
@@ -150,7 +172,7 @@ class Engine:
         if runner is not None and not self._reason_to_reload(runner, wanted):
             self._use(runner, wanted)
             return runner
-        entry = _Pending(wanted, asyncio.get_running_loop().create_future())
+        entry = _Pending(wanted, asyncio.get_running_loop().create_future(), asyncio.current_task())
         self._submit(entry)
         try:
             return await entry.granted
@@ -223,9 +245,13 @@ class Engine:
                         entry.granted.set_result(runner)
                     return
                 reloading = reason
+                if not runner.alive:
+                    self._journal.runner_found_dead()
                 await self._make_room(runner, "reload")
             else:
                 victim = self._victim()
+                if len(self._runners) < self.config.max_loaded_models:
+                    self._journal.predicted_too_large()
                 self._log.record("evict", victim.model.name, f"for {model.name}", entry.wanted.origin)
                 await self._make_room(victim, "evicted")
 
@@ -264,8 +290,16 @@ class Engine:
         asyncio.get_running_loop().call_later(self.config.unload_seconds, self._room.set)
 
     async def _load(self, entry: _Pending, reloading: str) -> None:
-        wanted = entry.wanted
-        done, _ = await asyncio.wait({entry.granted}, timeout=wanted.model.load_seconds * self._slowdown())
+        wanted, started = entry.wanted, asyncio.get_running_loop().time()
+        if wanted.model.single_slot_family and self.config.num_parallel > 1:
+            self._journal.one_slot_only(wanted.model)
+        self._journal.load_began(wanted.model, self._ctx(wanted), self._slots(wanted.model))
+        runner = self._loading = self._new_runner(wanted)
+        runner.loading = True
+        try:
+            done, _ = await asyncio.wait({entry.granted}, timeout=wanted.model.load_seconds * self._slowdown())
+        finally:
+            self._loading, runner.loading = None, False
         if done:  # cancelled: its client left; otherwise the whole server went down
             self._log.record(
                 "load_aborted",
@@ -273,26 +307,30 @@ class Engine:
                 "client left" if entry.granted.cancelled() else "server down",
                 wanted.origin,
             )
+            if entry.granted.cancelled():
+                self._journal.load_aborted(wanted.model)
             return
         failure = self._load_failure(wanted.model)
         if failure is not None:
             self._log.record("load_failed", wanted.model.name, failure, wanted.origin)
+            self._journal.load_failed(wanted.model, failure)
             entry.granted.set_exception(LoadFailedError(failure))
             return
-        runner = self._new_runner(wanted)
         self._runners[wanted.model.blob] = runner
         self._log.record("reload" if reloading else "load", wanted.model.name, reloading, wanted.origin)
+        self._journal.load_ended(wanted.model, asyncio.get_running_loop().time() - started, len(self._runners))
         entry.granted.set_result(runner)
 
     def _new_runner(self, wanted: Wanted) -> Runner:
         ctx, slots = self._ctx(wanted), self._slots(wanted.model)
-        runner = Runner(wanted.model, wanted.options, ctx, slots, self._slowdown)
+        runner = Runner(wanted.model, wanted.options, ctx, slots, self._slowdown, self._journal, self._now())
         runner.references = 1
         keep_alive = wanted.keep_alive
         runner.session_seconds = self.config.keep_alive_seconds if keep_alive is None else keep_alive
         runner.size_bytes = self._size_of(wanted)
         taken = sum(other.vram_bytes for other in self._runners.values())
-        runner.vram_bytes = max(0, min(runner.size_bytes, self.config.gpu_bytes - taken))
+        free = 0 if self._gpu_lost() else self.config.gpu_bytes - taken
+        runner.vram_bytes = max(0, min(runner.size_bytes, free))
         return runner
 
     # -- arithmetic

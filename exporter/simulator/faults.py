@@ -16,12 +16,14 @@ FaultKind = Literal[
     "saturated",  # background requests keep every slot of `model` busy and others waiting
     "runner_killed",  # at once: the child of `model` (empty: of all) dies, and stays listed
     "slot_lost",  # at once: the next request to end on `model` keeps its slot for ever
+    "gpu_lost",  # what is loaded from now on is loaded into the host's memory
     "load_failed",  # loading `model` (empty: any) ends in 500
     "error_rate",  # `rate` of the requests under `path` are answered `status`
     "mid_stream_error",  # after a few tokens an error line, under HTTP 200
     "repeat_cut",  # the answer is cut without an error and without done
     "truncated_json",  # half of the body, with a matching length
     "garbage",  # 200 and an HTML page
+    "size_unread",  # /api/ps tells size 0, as a server does that could not read its runner's log
     "wrong_types",  # well-formed JSON in which every value has another type
     "huge_body",  # a valid answer padded to `size` bytes
     "drip",  # one byte a second

@@ -14,6 +14,7 @@ from types import MappingProxyType
 from exporter.simulator.clock import real_wall_clock
 from exporter.simulator.engine import EngineConfig, LoadFailedError, ServerBusyError, ServerDownError, Wanted
 from exporter.simulator.faults import Fault
+from exporter.simulator.journal import Sink
 from exporter.simulator.machine import DEFAULT_MODELS, ServerConfig, SimServer
 from exporter.simulator.models import GIB, LLAMA32_3B, NOMIC_EMBED, QWEN3_4B, TINYLLAMA, SimModel
 from exporter.simulator.runner import RunnerDiedError
@@ -97,9 +98,14 @@ class Tally:
 class SimFleet:
     """`await run()` in a task; it never returns. Then look at `servers` over sockets or a transport."""
 
-    def __init__(self, config: FleetConfig, now: Callable[[], float]) -> None:
+    def __init__(
+        self, config: FleetConfig, now: Callable[[], float], sinks: Mapping[str, Sink] = MappingProxyType({})
+    ) -> None:
+        """`sinks` take the logs of the servers with these names."""
         self._config = config
-        self._servers = {member.server.name: SimServer(member.server, now) for member in config.members}
+        names = [member.server.name for member in config.members]
+        servers = [SimServer(member.server, now, sinks.get(member.server.name)) for member in config.members]
+        self._servers = dict(zip(names, servers, strict=True))
         self._started: float | None = None
         self.tallies = {name: Tally() for name in self._servers}
 
@@ -170,13 +176,13 @@ class SimFleet:
 
 
 async def _ask_for(server: SimServer, model: SimModel) -> None:
-    with contextlib.suppress(*_REFUSALS):
+    with contextlib.suppress(*_REFUSALS), server.visited("/api/generate") as call:
         async with (
             server.engine.runner(Wanted(model, keep_alive=_SWAP_KEEP_ALIVE_SECONDS, origin="swap storm")) as runner,
             runner.slot(),
         ):
             async for _ in runner.generate(synthetic_prompt(20, 1), _SWAP_TOKENS, _SWAP_TOKENS):
-                pass
+                call.token()
 
 
 class _Users:
@@ -208,14 +214,15 @@ class _Users:
         prompt = synthetic_prompt(round(self._rng.lognormvariate(5.0, 0.8)), self._rng.randrange(_PROMPTS_IN_USE))
         self._tally.asked += 1
         try:
-            async with self._server.engine.runner(Wanted(model, origin="user")) as runner:
-                if not model.can_complete:
-                    await runner.embed(prompt)
-                else:
-                    tokens = answer_tokens(prompt, model.mean_answer_tokens)
-                    async with runner.slot():
-                        async for _ in runner.generate(prompt, tokens, max(16, tokens // 3)):
-                            pass
+            with self._server.visited("/api/chat" if model.can_complete else "/api/embed") as call:
+                async with self._server.engine.runner(Wanted(model, origin="user")) as runner:
+                    if not model.can_complete:
+                        await runner.embed(prompt)
+                    else:
+                        tokens = answer_tokens(prompt, model.mean_answer_tokens)
+                        async with runner.slot():
+                            async for _ in runner.generate(prompt, tokens, max(16, tokens // 3)):
+                                call.token()
         except ServerBusyError:
             self._tally.refused += 1
         except _REFUSALS:

@@ -18,6 +18,7 @@ from exporter.simulator import garble, wire
 from exporter.simulator.body import ApiError
 from exporter.simulator.engine import LoadFailedError, ServerBusyError, ServerDownError
 from exporter.simulator.faults import Fault
+from exporter.simulator.ledger import Call
 from exporter.simulator.runner import RunnerDiedError
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ class Exchange:
 
     def __init__(self, server: SimServer, scope: dict[str, Any], body: bytes, send: Send) -> None:
         self.server = server
+        self.call: Call | None = None
         self.method: str = scope["method"]
         self.path: str = scope["path"]
         self.body = body
@@ -51,6 +53,8 @@ class Exchange:
             key.decode("latin-1").lower(): value.decode("latin-1") for key, value in scope["headers"]
         }
         self.started = False
+        self.status = 0
+        self.began = asyncio.get_running_loop().time()
         self._send = send
         self._chunks = 0
 
@@ -120,16 +124,21 @@ class Exchange:
     async def _start(self, status: int, fields: dict[str, str]) -> None:
         fields["Date"] = formatdate(self.server.wall_time(), usegmt=True)
         headers = [(key.lower().encode(), value.encode()) for key, value in fields.items() if value]
-        self.started = True
+        self.started, self.status = True, status
         await self._send({"type": "http.response.start", "status": status, "headers": headers})
 
     async def _body(self, data: bytes, more: bool) -> None:
         if self._fault("drip"):
             for index in range(len(data)):
                 await asyncio.sleep(1.0)
-                await self._send(_body_message(data[index : index + 1], more=True))
+                await self._give(_body_message(data[index : index + 1], more=True), 1)
             data = b""
-        await self._send(_body_message(data, more))
+        await self._give(_body_message(data, more), len(data))
+
+    async def _give(self, message: dict[str, object], size: int) -> None:
+        if self.call is not None:
+            self.call.sent(size)
+        await self._send(message)
 
     def _fault(self, kind: Any) -> Fault | None:
         return self.server.faults.active(kind, self.path)
@@ -157,15 +166,28 @@ class App:
         work = asyncio.create_task(self._answer(exchange), name=f"{exchange.method} {exchange.path}")
         watch = asyncio.create_task(_disconnected(receive), name="disconnect watch")
         try:
-            await asyncio.wait({work, watch}, return_when=asyncio.FIRST_COMPLETED)
+            with self._server.ledger.call(exchange.origin) as exchange.call:
+                await asyncio.wait({work, watch}, return_when=asyncio.FIRST_COMPLETED)
             if not work.done():
                 self._server.log.record("disconnect", detail=exchange.path, origin=exchange.origin)
+                self._tell_of_leaver(exchange, work)
         finally:
             watch.cancel()
             work.cancel()
             await asyncio.gather(work, watch, return_exceptions=True)
         if not work.cancelled() and (error := work.exception()) is not None:
             raise error
+
+    def _tell_of_leaver(self, exchange: Exchange, work: asyncio.Task[None]) -> None:
+        """What the access log shows depends on what the client was waiting for; in the scheduler's queue, on nothing:
+        Ollama forgets it there."""
+        waits = self._server.engine.waits_for(work)
+        if exchange.started or waits != "queue":
+            self._tell(exchange, 200 if exchange.started else 499 if waits == "load" else 500)
+
+    def _tell(self, exchange: Exchange, status: int) -> None:
+        took = asyncio.get_running_loop().time() - exchange.began
+        self._server.journal.access(exchange.method, exchange.path, status, took)
 
     async def _answer(self, exchange: Exchange) -> None:
         try:
@@ -184,10 +206,11 @@ class App:
         self._server.log.record("request", self._model_of(exchange), exchange.path, exchange.origin)
         if not self._is_allowed(exchange):
             await exchange.reply(403, b"")
-            return
-        if exchange.path == "/api/ps":
-            await faults.over("ps_stalled")
-        await self._dispatch(exchange, self._routes)
+        else:
+            if exchange.path == "/api/ps":
+                await faults.over("ps_stalled")
+            await self._dispatch(exchange, self._routes)
+        self._tell(exchange, exchange.status)
 
     async def _struck(self, exchange: Exchange) -> bool:
         """Faults that answer in the server's place."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from exporter.simulator import control, native, openai
@@ -12,6 +13,8 @@ from exporter.simulator.engine import Engine, EngineConfig, LoadFailedError, Ser
 from exporter.simulator.events import EventLog
 from exporter.simulator.faults import Fault, FaultKind, Faults
 from exporter.simulator.http import App
+from exporter.simulator.journal import Journal, Sink, go_duration
+from exporter.simulator.ledger import Call, Ledger
 from exporter.simulator.models import GPT_OSS_CLOUD, LLAMA32_3B, NOMIC_EMBED, TINYLLAMA, SimModel
 from exporter.simulator.runner import RunnerDiedError
 from exporter.simulator.text import synthetic_prompt
@@ -34,18 +37,29 @@ class ServerConfig:
 class SimServer:
     """Use it through `app` (ASGI), a `transport.SimTransport`, or `server.serve` (sockets)."""
 
-    def __init__(self, config: ServerConfig | None = None, now: Callable[[], float] = real_wall_clock) -> None:
+    def __init__(
+        self,
+        config: ServerConfig | None = None,
+        now: Callable[[], float] = real_wall_clock,
+        sink: Sink | None = None,
+    ) -> None:
+        """`sink` takes the lines of its log."""
         self.config = config or ServerConfig()
         self._now = now
         self.log = EventLog(now)
+        self.journal = Journal(sink, now)
+        self.ledger = Ledger()
         self.faults = Faults(self.config.engine.seed)
-        self.engine = Engine(self.config.engine, self.log, now, self._slowdown, self._load_failure)
+        self.engine = Engine(
+            self.config.engine, self.log, now, self._slowdown, self._load_failure, self._lost_gpu, self.journal
+        )
         self._models = {model.name: model for model in self.config.models}
         routes = {**native.ROUTES, **openai.ROUTES}
         self.app = App(self, routes, control.ROUTES if self.config.control else {})
         self._tasks: set[asyncio.Task[None]] = set()
         self._was_dead = False
         self.faults.on_change(self._on_fault)
+        self._start()
 
     @property
     def name(self) -> str:
@@ -67,6 +81,41 @@ class SimServer:
     def skew_seconds(self) -> float:
         fault = self.faults.active("clock_skew")
         return fault.offset if fault else 0.0
+
+    @contextlib.contextmanager
+    def visited(self, path: str) -> Iterator[Call]:
+        """A request that goes straight into the engine, as it would show in the access log and to the kernel."""
+        loop = asyncio.get_running_loop()
+        started, status = loop.time(), 200
+        try:
+            with self.ledger.call("user") as call:
+                yield call
+        except ServerBusyError:
+            status = 503
+            raise
+        except (LoadFailedError, RunnerDiedError):
+            status = 500
+            raise
+        except (ServerDownError, asyncio.CancelledError):
+            status = 0
+            raise
+        finally:
+            if status:
+                self.journal.access("POST", path, status, loop.time() - started)
+
+    def _start(self) -> None:
+        engine = self.config.engine
+        settings = {
+            "OLLAMA_CONTEXT_LENGTH": "0",
+            "OLLAMA_FLASH_ATTENTION": "false",
+            "OLLAMA_KEEP_ALIVE": go_duration(engine.keep_alive_seconds),
+            "OLLAMA_KV_CACHE_TYPE": "",
+            "OLLAMA_MAX_LOADED_MODELS": str(engine.max_loaded_models),
+            "OLLAMA_MAX_QUEUE": str(engine.max_queue),
+            "OLLAMA_NO_CLOUD": str(self.config.cloud_disabled).lower(),
+            "OLLAMA_NUM_PARALLEL": str(engine.num_parallel),
+        }
+        self.journal.started(self.config.version, settings)
 
     def install(self, model: SimModel) -> None:
         """Add a model, or replace the one of that name as a pull does."""
@@ -112,6 +161,10 @@ class SimServer:
             self.log.record("down" if dead else "up")
             if dead:
                 self.engine.die()
+                self.ledger.hang_up()
+            else:
+                self.ledger.listen()
+                self._start()
         saturated = self.faults.active("saturated")
         if saturated is not None and not any(task.get_name() == "saturation" for task in self._tasks):
             self._spawn(saturated)
@@ -133,15 +186,19 @@ class SimServer:
         prompt = synthetic_prompt(200, number)
         while self.faults.active("saturated") is not None:
             try:
-                async with self.engine.runner(Wanted(model, origin="saturation")) as runner, runner.slot():
-                    async for _ in runner.generate(prompt, _SATURATION_TOKENS, _SATURATION_TOKENS // 8):
-                        pass
+                with self.visited("/api/generate") as call:
+                    async with self.engine.runner(Wanted(model, origin="saturation")) as runner, runner.slot():
+                        async for _ in runner.generate(prompt, _SATURATION_TOKENS, _SATURATION_TOKENS // 8):
+                            call.token()
             except (ServerBusyError, ServerDownError, LoadFailedError, RunnerDiedError):
                 await asyncio.sleep(1.0)
 
     def _slowdown(self) -> float:
         fault = self.faults.active("slow")
         return fault.factor if fault else 1.0
+
+    def _lost_gpu(self) -> bool:
+        return self.faults.active("gpu_lost") is not None
 
     def _load_failure(self, model: SimModel) -> str | None:
         fault = self.faults.active("load_failed")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from exporter.simulator import wire
 from exporter.simulator.answers import Ask, Final, Piece, answer, preload, tokenised, wanted_of, whole
@@ -40,7 +40,10 @@ async def status(exchange: Exchange) -> None:
 
 
 async def ps(exchange: Exchange) -> None:
-    await exchange.json(wire.ps(exchange.server.engine.loaded(), exchange.server.skew_seconds))
+    rows = exchange.server.engine.loaded()
+    if exchange.server.faults.active("size_unread"):
+        rows = tuple(replace(row, size_bytes=0, vram_bytes=0) for row in rows)
+    await exchange.json(wire.ps(rows, exchange.server.skew_seconds))
 
 
 async def tags(exchange: Exchange) -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 
+from exporter.simulator.journal import Journal
 from exporter.simulator.models import SimModel
 from exporter.simulator.options import RunnerOptions
+from exporter.simulator.slots import Slots, SlotWork
 from exporter.simulator.text import Prompt
 
 _CACHED_PROMPTS = 4_096
@@ -43,6 +45,8 @@ class Runner:
         num_ctx: int,
         slots: int,
         slowdown: Callable[[], float],
+        journal: Journal,
+        started: float = 0.0,
     ) -> None:
         self.model = model
         self.options = options
@@ -63,7 +67,13 @@ class Runner:
         self.waiting = 0
         self.slots_to_lose = 0
         self.tokens_made = 0
+        self.loading = False
+        self.started = started
+        self.work = Slots([SlotWork(number) for number in range(slots)])
         self._slowdown = slowdown
+        self._journal = journal
+        self._numbers = list(range(slots))  # of the slots that are free
+        self._tasks = 0
         self._semaphore = asyncio.Semaphore(slots)
         self._cache: OrderedDict[int, None] = OrderedDict()
 
@@ -73,6 +83,9 @@ class Runner:
         self.waiting += 1
         try:
             await self._semaphore.acquire()
+        except asyncio.CancelledError:
+            self._journal.left_the_queue()
+            raise
         finally:
             self.waiting -= 1
         self.busy += 1
@@ -91,31 +104,62 @@ class Runner:
 
     async def generate(self, prompt: Prompt, tokens: int, step: int) -> AsyncGenerator[int | Spent, None]:
         """Yield how many tokens came since the last time, then what it cost. Hold a slot around it."""
-        prompt_seconds = await self._read_prompt(prompt)
-        made, eval_seconds = 1, 0.0
-        yield 1
-        while made < tokens:
-            portion = min(step, tokens - made)
-            seconds = portion * self._token_seconds()
-            await self._work(seconds)
-            eval_seconds += seconds
-            made += portion
-            self.tokens_made += portion
-            yield portion
-        self.tokens_made += 1
+        new_tokens = prompt.tokens - prompt.cached_tokens(self._cache)
+        with self._told(prompt, new_tokens, tokens) as (row, task):
+            prompt_seconds = await self._read_prompt(prompt, new_tokens, row)
+            made, eval_seconds = 1, 0.0
+            row.make(made)
+            yield 1
+            while made < tokens:
+                portion = min(step, tokens - made)
+                seconds = portion * self._token_seconds()
+                row.make(made, portion, seconds)
+                await self._work(seconds)
+                self.work.totals.generation_seconds += seconds
+                self.work.totals.decodes += portion / max(1, self.busy)
+                eval_seconds += seconds
+                made += portion
+                row.make(made)
+                self.tokens_made += portion
+                yield portion
+            self.tokens_made += 1
+            self._journal.answered(row.number, task, new_tokens, prompt_seconds, made, _micro(eval_seconds))
         # The first token falls out of the last prompt batch: an answer of one token shows exactly 1000 ns.
         yield Spent(prompt.tokens, prompt_seconds, made, max(_micro(eval_seconds), _ONE_TOKEN_SECONDS))
 
     async def embed(self, prompt: Prompt) -> None:
         async with self.slot():
-            await self._work(prompt.tokens / self.model.prefill_tokens_per_second * self._pace())
+            with self._told(prompt, prompt.tokens) as (row, _):
+                await self._read(row, prompt.tokens)
 
-    async def _read_prompt(self, prompt: Prompt) -> float:
-        new_tokens = prompt.tokens - prompt.cached_tokens(self._cache)
+    @contextlib.contextmanager
+    def _told(self, prompt: Prompt, new_tokens: int, tokens: int = 0) -> Iterator[tuple[SlotWork, int]]:
+        """A task in its slot, and its lines in the log, from its beginning to its end; a dead runner writes none."""
+        slot = self._numbers.pop() if self._numbers else 0
+        task = self._tasks
+        self._tasks += 1
+        self._journal.prompt_began(slot, task, self.num_ctx, prompt.tokens, prompt.tokens - new_tokens)
+        try:
+            with self.work.work(slot, task, prompt.tokens - new_tokens, tokens) as row:
+                yield row, task
+        finally:
+            self._numbers.append(slot)
+            if self.alive:
+                self._journal.released(slot, task, prompt.tokens)
+
+    async def _read_prompt(self, prompt: Prompt, new_tokens: int, row: SlotWork) -> float:
         self._remember(prompt)
-        seconds = new_tokens / self.model.prefill_tokens_per_second * self._pace()
+        return _micro(await self._read(row, new_tokens))
+
+    async def _read(self, row: SlotWork, tokens: int) -> float:
+        seconds = tokens / self.model.prefill_tokens_per_second * self._pace()
+        row.read(tokens, seconds)
         await self._work(seconds)
-        return _micro(seconds)
+        row.read(tokens)
+        self.work.totals.prompt_tokens += tokens
+        self.work.totals.prompt_seconds += seconds
+        self.work.totals.decodes += 1
+        return seconds
 
     def _remember(self, prompt: Prompt) -> None:
         for block in prompt.blocks:

@@ -153,7 +153,9 @@ class CanarySource:
         names = sorted(name for name in rows if self._mode(name) != "off")[: self._settings.models_max]
         names += [name for name, mode in self._settings.models if mode == "always" and name not in rows]
         self._present = frozenset(names)
-        for name in self._subjects.keys() - self._present:
+        # A model that reloads under a canary is not listed meanwhile; what its answer tells must not be lost.
+        asked = {self._pending_model} if self._pending is not None else set()
+        for name in self._subjects.keys() - self._present - asked:
             if not self._subjects[name].stopped:
                 del self._subjects[name]
         for name in names:

@@ -14,19 +14,19 @@ import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeVar, get_args
+from typing import TypeVar, get_args
 
 import psutil
 
 from exporter import catalog
+from exporter.local.processes import Role, find
 from exporter.meter import Counter
 from exporter.model import Failed, HostSettings, Sample, Watch
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
-_Role = Literal["serve", "runner"]
-_ROLES: tuple[_Role, ...] = get_args(_Role)
+_ROLES: tuple[Role, ...] = get_args(Role)
 
 
 class HostSource:
@@ -175,7 +175,7 @@ class HostSource:
             self._process_cpu.add(max(0.0, usage.cpu - counted), process=usage.role)
             self._used[usage.process] = max(usage.cpu, counted)
 
-    def _of_role(self, role: _Role, usages: Sequence[_Usage]) -> Iterator[Sample]:
+    def _of_role(self, role: Role, usages: Sequence[_Usage]) -> Iterator[Sample]:
         yield catalog.HOST_PROCESSES(len(usages), host=self._host, process=role)
         if all(usage.cpu is not None for usage in usages):
             # At 0 before the first runner: increase() never sees a series whose first value is not 0.
@@ -243,76 +243,19 @@ def parse_pressure(text: str) -> dict[str, float]:
     return {share: int(total) / 1e6 for share, total in _PRESSURE.findall(text)}
 
 
-# What Ollama's own program is called; the second is how Nix wraps it.
-_OLLAMA = frozenset({"ollama", ".ollama-wrapped"})
-_CANDIDATES = _OLLAMA | {"llama-server", "ollama_llama_server"}
-
-
-def find(processes: Iterable[psutil.Process]) -> dict[psutil.Process, _Role] | None:
-    """Ollama's processes among all, or None when a process that could be one does not show its arguments.
-
-    Of most processes only the name is read, at each look anew: it costs no more than the start time that a
-    remembered verdict would have to be checked with, and it tells when a start script became Ollama by exec.
-    """
-    candidates: list[tuple[psutil.Process, str]] = []
-    for process in processes:
-        try:
-            name = _program(process.name())
-            if name in _CANDIDATES:
-                # process_iter() remembers processes by pid: this one may be another by now.
-                candidates.append((process if process.is_running() else psutil.Process(process.pid), name))
-        except psutil.Error:  # gone, or hidden from us
-            continue
-    ollamas = frozenset(process.pid for process, name in candidates if name in _OLLAMA)
-    found: dict[psutil.Process, _Role] = {}
-    for process, name in candidates:
-        try:
-            role = judge(name, process.cmdline(), of_ollama=process.ppid() in ollamas)
-        except psutil.NoSuchProcess:
-            continue
-        except psutil.AccessDenied:
-            return None
-        if role is not None:
-            found[process] = role
-    return found
-
-
-def judge(name: str, arguments: Sequence[str], *, of_ollama: bool) -> _Role | None:
-    """What a process of this program name is to Ollama. `of_ollama`: its parent is called ollama.
-
-    A runner names its model; without one it only looks for GPUs (llama-server, `ollama runner` before it).
-    People run llama.cpp's llama-server by itself too: Ollama's is a child of Ollama or, when that has died
-    and left it behind, is known by the directory that Ollama starts it from.
-    """
-    command = next((word for word in arguments[1:] if not word.startswith("-")), "")
-    if name in _OLLAMA and command in ("serve", "start"):
-        return "serve"
-    if "--model" not in arguments:
-        return None
-    if name == "ollama_llama_server" or (name in _OLLAMA and command == "runner"):
-        return "runner"
-    if name == "llama-server" and (of_ollama or Path(arguments[0]).parent.name == "ollama"):
-        return "runner"
-    return None
-
-
-def _program(name: str) -> str:
-    return name.lower().removesuffix(".exe")
-
-
 @dataclass(frozen=True, slots=True)
 class _Usage:
     """What one process of Ollama uses; None is what it does not show us."""
 
     process: psutil.Process
-    role: _Role
+    role: Role
     started: float
     cpu: float | None
     resident: int | None
     files: int | None
 
 
-def _usage(process: psutil.Process, role: _Role) -> _Usage | None:
+def _usage(process: psutil.Process, role: Role) -> _Usage | None:
     """None when the process has ended."""
     try:
         with process.oneshot():

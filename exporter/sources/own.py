@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import platform
 import resource
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import psutil
 
 from exporter import __version__, catalog
-from exporter.meter import Histogram
-from exporter.model import Sample
+from exporter.meter import Counter, Histogram
+from exporter.model import Reason, Sample
 
 
 def _lag() -> Histogram:
@@ -20,9 +20,31 @@ def _lag() -> Histogram:
     return lag
 
 
+LEFT_OUT = ("unreachable", "name_taken", "address_taken")
+DISCOVERY_REASONS: tuple[Reason, ...] = ("timeout", "unavailable", "malformed", "bug")
+
+
+def _failures() -> Counter:
+    failures = Counter(catalog.DISCOVERY_FAILURES)
+    failures.zero(reason=DISCOVERY_REASONS)
+    return failures
+
+
+@dataclass(slots=True)
+class DiscoveryVitals:
+    """What discovery tells of itself. `up` is None before the first look; `left_out` counts containers by reason."""
+
+    up: bool | None = None
+    succeeded_at: float | None = None
+    servers: int = 0
+    left_out: Mapping[str, int] = field(default_factory=dict)
+    failures: Counter = field(default_factory=_failures)
+
+
 @dataclass(slots=True)
 class Vitals:
-    """What the other parts tell of themselves. Written by the composition root, the fleet (`lag`) and the web."""
+    """What the other parts tell of themselves. Written by the composition root, discovery (None: not enabled), the
+    fleet (`lag`) and the web."""
 
     config_hash: str = ""
     servers: int = 0
@@ -32,6 +54,7 @@ class Vitals:
     page_bytes: int = 0
     page_series: int = 0
     lag: Histogram = field(default_factory=_lag)
+    discovery: DiscoveryVitals | None = None
 
 
 class OwnSource:
@@ -60,6 +83,8 @@ class OwnSource:
         if vitals.reload_succeeded_at is not None:
             yield catalog.EXPORTER_RELOAD_TIME(vitals.reload_succeeded_at)
         yield catalog.EXPORTER_SERVERS(float(vitals.servers))
+        if vitals.discovery is not None:
+            yield from _discovery(vitals.discovery)
         yield from vitals.lag.samples()
         if vitals.render_seconds is not None:
             yield catalog.EXPORTER_RENDER(vitals.render_seconds)
@@ -75,3 +100,14 @@ class OwnSource:
             yield catalog.PROCESS_START(self._process.create_time())
         yield catalog.PROCESS_FDS(float(self._process.num_fds()))
         yield catalog.PROCESS_MAX_FDS(float(resource.getrlimit(resource.RLIMIT_NOFILE)[0]))
+
+
+def _discovery(vitals: DiscoveryVitals) -> Iterator[Sample]:
+    if vitals.up is not None:
+        yield catalog.DISCOVERY_UP(float(vitals.up))
+    if vitals.succeeded_at is not None:
+        yield catalog.DISCOVERY_SUCCESS(vitals.succeeded_at)
+        yield catalog.DISCOVERY_SERVERS(float(vitals.servers))
+        for reason in LEFT_OUT:
+            yield catalog.DISCOVERY_LEFT_OUT(float(vitals.left_out.get(reason, 0)), reason=reason)
+    yield from vitals.failures.samples()

@@ -51,7 +51,7 @@ def engine(folder: Path) -> Iterator[Engine]:
     """Raises Unobtainable. `folder` must have a short name: the path of a socket has an end."""
     _check_means()
     config = folder / "config"
-    (config / "cli-plugins").mkdir(parents=True)
+    (config / "cli-plugins").mkdir(parents=True, exist_ok=True)
     for plugin in _plugins():
         shutil.copy(plugin, config / "cli-plugins")
     found = Engine(f"unix://{folder}/docker.sock", config)

@@ -66,7 +66,7 @@ elif sys.argv[1] == "pull":
 
 def build(engine: Engine, scratch: Path) -> dict[str, str]:
     """Make all of them; the value of each image variable of the compose file. Raises Unobtainable."""
-    _base(engine)
+    import_base(engine)
     return {
         "EXPORTER_IMAGE": _exporter(engine, scratch / "exporter"),
         "PROMETHEUS_IMAGE": _from_packages(
@@ -89,7 +89,14 @@ def build(engine: Engine, scratch: Path) -> dict[str, str]:
     }
 
 
-def _base(engine: Engine) -> None:
+def build_ollama(engine: Engine, scratch: Path) -> str:
+    """Only the simulated server; the exporter is in it, too. Raises Unobtainable."""
+    import_base(engine)
+    _exporter(engine, scratch / "exporter")
+    return _ollama(engine, scratch / "ollama")
+
+
+def import_base(engine: Engine) -> None:
     tar = debian.CACHE / "e2e/base.tar"
     if not tar.exists():
         _bootstrap(tar)
@@ -123,7 +130,7 @@ def _exporter(engine: Engine, context: Path) -> str:
         shutil.copy(debian.ROOT / name, context)
     for name in ("exporter", "packaging"):
         shutil.copytree(debian.ROOT / name, context / name, ignore=shutil.ignore_patterns("__pycache__"))
-    wheels = ["-c", "constraints.txt", "-w", "wheels", ".[docker]", "hatchling<2"]
+    wheels = ["-c", "constraints.txt", "-w", "wheels", ".[docker,gpu]", "hatchling<2"]
     python = [sys.executable, "-m", "pip", "wheel", "--quiet", "--disable-pip-version-check"]
     subprocess.run([*python, *wheels], cwd=context, check=True, capture_output=True)
     image = "stand-in/exporter"

@@ -277,3 +277,27 @@ async def test_no_task_is_left_behind() -> None:
             pass
     await asyncio.sleep(0)
     assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+async def test_what_is_loaded_after_the_gpu_was_lost_is_loaded_beside_it() -> None:
+    async with bench() as b:
+        await b.one_token()
+        b.server.inject(Fault("gpu_lost", seconds=60))
+        (row,) = await b.ps()
+        assert row["size_vram"] == row["size"], "what is loaded stays where it is"
+        await b.one_token("gemma3-270m")
+        assert {row["name"]: row["size_vram"] for row in await b.ps()}["gemma3-270m:latest"] == 0
+        await asyncio.sleep(60)
+        await b.generate("gemma3-270m", options={"num_ctx": 512, "num_predict": 1})
+        assert all(row["size_vram"] == row["size"] for row in await b.ps()), "loaded anew, and back on the GPU"
+
+
+async def test_sizes_that_the_server_could_not_read_are_zero() -> None:
+    async with bench() as b:
+        await b.one_token()
+        b.server.inject(Fault("size_unread", seconds=60))
+        (row,) = await b.ps()
+        assert (row["size"], row["size_vram"]) == (0, 0)
+        await asyncio.sleep(60)
+        (row,) = await b.ps()
+        assert row["size"] > 0

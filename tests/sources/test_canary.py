@@ -284,6 +284,18 @@ async def test_a_stopped_canary_stays_stopped_while_the_model_comes_and_goes() -
         assert len(it.recorder.sent("/api/generate")) == 1
 
 
+@virtually
+async def test_a_canary_stops_after_a_load_so_long_that_polls_missed_the_model() -> None:
+    slow = ServerConfig(models=(replace(TINYLLAMA, load_seconds=45.0),))
+    async with stage(server=slow) as it:
+        await it.ask(keep_alive="1h")
+        await it.run(45)
+        it.server.inject(Fault("runner_killed"))
+        seen = await it.run(300)
+        assert attempts(seen) == {"caused_load": 1.0}
+        assert seen(catalog.CANARY_STOPPED, model=TINY) == 1.0
+
+
 @pytest.mark.parametrize(
     ("fault", "outcome"),
     [

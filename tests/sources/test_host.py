@@ -23,12 +23,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from exporter import catalog
+from exporter.local.processes import find, judge
 from exporter.model import ApiSettings, Endpoint, Failed, Family, HostSettings, Sample, Watch
 from exporter.sources.host import (
     HostSource,
     default_store,
-    find,
-    judge,
     named_store,
     parse_pressure,
     steady,

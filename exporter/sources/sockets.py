@@ -1,0 +1,333 @@
+"""Who waits for an answer: a server's connections, as the kernel of its machine tells of them.
+
+Ollama's queue is in no API and in no log. But of each connection the kernel knows when something last came in and when
+something last went out: what came in later was not answered yet. Nothing is asked of Ollama; its runners are asked how
+many slots are busy, which no request waits for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar, cast
+
+from exporter import catalog
+from exporter.llama import BadAnswer, Client, HttpError, Loading, RunnerError, Wire
+from exporter.local import Connection, Connections, Local, Place, RunnerProcess
+from exporter.meter import Counter
+from exporter.model import Failed, Lack, Lacking, Partial, Sample, SocketsSettings, Watch
+
+_T = TypeVar("_T")
+
+LOOKS = 5
+"""A poll has so many looks, to see what comes and goes between two polls."""
+STREAMING_MIN, STREAMING_MAX = 0.05, 5.0
+"""Seconds. What was sent so lately is a streamed answer in the making: by the pace of the server's tokens between these
+two, because an answer that has just ended looks like one."""
+_GAPS = 4.0
+"""So many of the longest gap seen between two tokens are waited for the next one."""
+_FIRST_GAP = 0.125
+_GAP_FADES = 0.9
+_ACKNOWLEDGED_WITHIN = 0.3
+"""Seconds. A client that has no more to say acknowledges an answer at the latest then."""
+_PAUSE = 0.5
+"""Seconds. Who is seen to wait so long for an answer, or to ask nothing for so long, is known by that."""
+_RUNNER_TIMEOUT = 2.0
+
+NO_SLOTS = Lack(
+    "which requests have a slot and which wait: the runners' /slots is switched off",
+    "remove LLAMA_ARG_ENDPOINT_SLOTS from Ollama's environment",
+)
+OTHER_ENGINE = Lack(
+    "which requests have a slot and which wait: only the runners of GGUF models, from Ollama 0.30 on, tell",
+    "update Ollama to 0.30 or newer",
+)
+
+
+class SocketsSource:
+    """Exposes, for a server named `a`:
+
+        ollama_sockets_unanswered_requests{server="a"} 8.0
+        ollama_sockets_oldest_unanswered_seconds{server="a"} 41.9
+        ollama_sockets_waiting_requests_estimate{server="a"} 6.0
+        ollama_sockets_streaming_answers{server="a"} 2.0
+
+    `wire` makes the way to a port in a server's network. A server that has gone fails the reading as `unavailable`; one
+    on another machine is a lack.
+    """
+
+    def __init__(self, watch: Watch, machine: Local, wire: Callable[[Place, int], Wire]) -> None:
+        self._url = cast(SocketsSettings, watch.settings).url
+        self._server, self._machine, self._wire = watch.server, machine, wire
+        self._strangers: set[int] = set()
+        self._pause = watch.every / LOOKS
+        self._seconds = Counter(catalog.SOCKETS_UNANSWERED_SECONDS, server=watch.server)
+        self._seconds.zero()
+        self._users = Users()
+        self._turn = asyncio.Lock()
+        self._in_thread = threading.Lock()
+        self._between: asyncio.Task[None] | None = None
+        self._place: Place | None = None
+        self._looked_at: float | None = None
+        self._most = 0
+
+    async def collect(self) -> Iterable[Sample] | Partial:
+        self._check_between()
+        try:
+            async with self._turn:
+                self._place = await self._ask(self._machine.place, self._url)
+                work, lacks = await self._at_work(self._place)
+                seen, connections = await self._look(self._place)
+        except (LookupError, OSError):
+            self._place = self._looked_at = None
+            raise Failed("unavailable", self._seconds.samples()) from None
+        except BaseException:
+            self._place = self._looked_at = None
+            raise
+        most, self._most = max(self._most, len(seen.unanswered)), 0
+        if self._between is None:
+            self._between = asyncio.create_task(self._look_on(), name=f"looks at sockets of {self._server}")
+        return Partial(tuple(self._samples(seen, connections, work, most)), lacks)
+
+    async def aclose(self) -> None:
+        if self._between is not None:
+            self._between.cancel()
+            await asyncio.gather(self._between, return_exceptions=True)
+
+    def _samples(self, seen: Seen, connections: Connections, work: AtWork | None, most: int) -> Iterator[Sample]:
+        server = self._server
+        yield catalog.SOCKETS_UNANSWERED(len(seen.unanswered), server=server)
+        yield catalog.SOCKETS_UNANSWERED_MAX(most, server=server)
+        yield from self._seconds.samples()
+        yield catalog.SOCKETS_OLDEST(max(seen.unanswered, default=0.0), server=server)
+        yield catalog.SOCKETS_STREAMING(seen.streaming, server=server)
+        yield catalog.SOCKETS_IDLE(seen.idle, server=server)
+        yield catalog.SOCKETS_OWN(len(seen.own_unanswered) + seen.own_streaming, server=server)
+        yield catalog.SOCKETS_ACCEPT_QUEUE(connections.accept_queue, server=server)
+        yield catalog.SOCKETS_ACCEPT_QUEUE_MAX(connections.accept_queue_max, server=server)
+        waiting = seen.waiting(work)
+        yield catalog.SOCKETS_WAITING_HIGH(waiting.most, server=server)
+        if waiting.least is not None:
+            yield catalog.SOCKETS_WAITING_LOW(waiting.least, server=server)
+        if waiting.estimate is not None:
+            yield catalog.SOCKETS_WAITING(waiting.estimate, server=server)
+
+    async def _look_on(self) -> None:
+        """Between two polls. What keeps it from seeing is told by the next poll."""
+        while True:
+            await asyncio.sleep(self._pause)
+            async with self._turn:
+                if self._place is not None and not self._looked_lately():
+                    try:
+                        seen, _ = await self._look(self._place)
+                    except (LookupError, OSError, Failed):
+                        self._looked_at = None
+                    else:
+                        self._most = max(self._most, len(seen.unanswered))
+
+    def _looked_lately(self) -> bool:
+        """A poll has just done it."""
+        return self._looked_at is not None and asyncio.get_running_loop().time() - self._looked_at < self._pause / 2
+
+    def _check_between(self) -> None:
+        """A bug between two polls is one."""
+        if self._between is not None and self._between.done():
+            between, self._between = self._between, None
+            between.result()
+
+    async def _look(self, place: Place) -> tuple[Seen, Connections]:
+        connections = await self._ask(self._machine.connections, place)
+        seen = self._users.look(connections.established)
+        now = asyncio.get_running_loop().time()
+        if self._looked_at is not None:
+            self._seconds.add(len(seen.unanswered) * (now - self._looked_at))
+        self._looked_at = now
+        return seen, connections
+
+    async def _at_work(self, place: Place) -> tuple[AtWork | None, tuple[Lack, ...]]:
+        """What the server's runners are at; None when one of them does not tell."""
+        try:
+            runners = await self._ask(self._machine.runners, place)
+        except Lacking as lacking:
+            return None, (lacking.lack,)
+        if any(runner.engine != "llama" or runner.port is None for runner in runners):
+            return None, (OTHER_ENGINE,)
+        self._strangers &= {runner.port for runner in runners if runner.port is not None}
+        try:
+            told = await asyncio.gather(*(self._slots(place, runner) for runner in runners))
+        except Lacking as lacking:
+            return None, (lacking.lack,)
+        except HttpError:
+            return None, (NO_SLOTS,)
+        except (RunnerError, LookupError):  # just beginning, or just ending
+            return None, ()
+        spare = all(work.spare for work in told)
+        return AtWork(sum(work.busy for work in told), sum(work.silent for work in told), spare), ()
+
+    async def _slots(self, place: Place, runner: RunnerProcess) -> AtWork:
+        port = cast(int, runner.port)
+        if port in self._strangers:
+            return NOTHING
+        client = Client(self._wire(place, port), _RUNNER_TIMEOUT)
+        try:
+            if runner.pid is None and not await _is_runner(client):
+                self._strangers.add(port)
+                return NOTHING
+            slots = await client.slots()
+        except Loading:
+            return AtWork(0, 0, spare=False)
+        finally:
+            await client.close()
+        return AtWork(slots.busy, slots.silent, slots.busy < len(slots.rows))
+
+    async def _ask(self, call: Callable[..., _T], *arguments: object) -> _T:
+        """In a thread. One that a name server holds back is not followed by another."""
+        return await asyncio.to_thread(self._alone, partial(call, *arguments))
+
+    def _alone(self, call: Callable[[], _T]) -> _T:
+        if not self._in_thread.acquire(blocking=False):
+            raise Failed("timeout", self._seconds.samples())
+        try:
+            return call()
+        finally:
+            self._in_thread.release()
+
+
+async def _is_runner(client: Client) -> bool:
+    """Of a port of which nothing is known but that it is there."""
+    try:
+        return bool((await client.props()).blob)
+    except (HttpError, BadAnswer):
+        return False
+
+
+@dataclass(frozen=True, slots=True)
+class AtWork:
+    """Runners' busy slots, and those of them that have not made a token yet. `spare`: each has a slot free."""
+
+    busy: int
+    silent: int
+    spare: bool
+
+
+NOTHING = AtWork(0, 0, spare=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """Users' requests that wait for a slot or a load. None: cannot be told."""
+
+    least: int | None
+    estimate: int | None
+    most: int
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """One look. `unanswered`: how long each of the users' requests has been without an answer (seconds);
+    `own_unanswered`: the exporter's. The rest are counts."""
+
+    unanswered: tuple[float, ...] = ()
+    streaming: int = 0
+    idle: int = 0
+    own_unanswered: tuple[float, ...] = ()
+    own_streaming: int = 0
+
+    def waiting(self, work: AtWork | None) -> Waiting:
+        users = len(self.unanswered)
+        if work is None:
+            return Waiting(None, None, users)
+        least = max(0, users - work.busy)
+        # A slot that has not made a token yet is an unanswered request's, the exporter's own as likely as a user's.
+        most = max(least, users - max(0, work.silent - len(self.own_unanswered)))
+        if work.spare and work.busy:  # nobody waits for a slot; what is beyond all slots waits for a load
+            return Waiting(least, least, most)
+        # First come, first served: what is at work without a streamed answer is the oldest.
+        at_work = max(work.silent, work.busy - self.streaming - self.own_streaming)
+        by_age = sorted([(age, 1) for age in self.unanswered] + [(age, 0) for age in self.own_unanswered], reverse=True)
+        left = sum(user for _, user in by_age[max(0, at_work) :])
+        return Waiting(least, min(max(left, least), most), most)
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """A connection at the last look: its bytes so far, how long ago the last was sent, whether it was without an
+    answer, and whether that is `sure`. `flowing`: its last answer was seen to come in pieces. `patient`: its client is
+    known to wait, and not known to pause."""
+
+    received: int
+    sent: int
+    last_sent: float
+    unanswered: bool
+    sure: bool
+    flowing: bool
+    patient: bool
+
+
+class Users:
+    """Tells at each look what a server's connections are at. Remembers them from look to look."""
+
+    def __init__(self) -> None:
+        self._known: dict[int, _Known] = {}
+        self._gap = _FIRST_GAP
+        self._first = True
+
+    def look(self, connections: Iterable[Connection]) -> Seen:
+        connections = tuple(connections)
+        streaming_within = self._streaming_within(connections)
+        known: dict[int, _Known] = {}
+        unanswered: dict[bool, list[float]] = {True: [], False: []}
+        streaming, idle = {True: 0, False: 0}, 0
+        for one in connections:
+            now = known[one.cookie] = _judge(one, self._known.get(one.cookie), self._first)
+            if now.unanswered:
+                unanswered[one.own].append(one.last_received)
+            elif one.sent and one.last_sent <= streaming_within:
+                streaming[one.own] += 1
+            elif not one.own:
+                idle += 1
+        self._known, self._first = known, False
+        return Seen(tuple(unanswered[False]), streaming[False], idle, tuple(unanswered[True]), streaming[True])
+
+    def _streaming_within(self, connections: Iterable[Connection]) -> float:
+        """By the pace of this server's tokens, as far as answers were seen to go on from one look to the next: on a
+        large model without a GPU seconds pass between two."""
+        before = ((one, self._known.get(one.cookie)) for one in connections)
+        gaps = [known.last_sent for one, known in before if known is not None and _goes_on(one, known)]
+        self._gap = max(self._gap * _GAP_FADES, *gaps, 0.0)
+        return min(max(STREAMING_MIN, _GAPS * self._gap), STREAMING_MAX)
+
+
+def _judge(one: Connection, known: _Known | None, first: bool) -> _Known:
+    flowing = known is not None and known.received == one.received and (known.flowing or _goes_on(one, known))
+    patient = known is not None and known.patient
+    sure = not one.sent or not one.received or one.last_sent != one.last_received
+    if not sure:
+        unanswered = _asked_again(one, known, first)
+        patient = patient or (unanswered and known is not None and known.flowing)
+    else:
+        unanswered = one.received > 0 and (one.sent == 0 or one.last_sent > one.last_received)
+        if one.received and one.last_received >= _PAUSE and (unanswered or one.last_sent >= _PAUSE):
+            patient = unanswered
+    return _Known(one.received, one.sent, one.last_sent, unanswered, sure, flowing, patient)
+
+
+def _goes_on(one: Connection, known: _Known) -> bool:
+    """More of the same answer has come since the last look."""
+    return known.sure and known.received == one.received and 0 < known.sent < one.sent and not known.unanswered
+
+
+def _asked_again(one: Connection, known: _Known | None, first: bool) -> bool:
+    """Something came in and something went out within one tick of the kernel's clock. Was a request answered at once,
+    as those that only look are, or an answer followed by the next request at once, as programs do that never pause?"""
+    if known is not None and known.received == one.received:
+        return known.unanswered and known.sent == one.sent
+    if 0 < one.last_sent - one.last_acknowledged <= _ACKNOWLEDGED_WITHIN:
+        return False  # the client took its time to acknowledge the answer: it had nothing to ask
+    if known is None:
+        # Of a young connection, acknowledgements tell: an answer at once takes them along, a wait does not.
+        return not first and one.acknowledged > 0
+    return known.patient or (known.flowing and known.last_sent < _PAUSE) or (known.unanswered and known.sure)
