@@ -15,10 +15,14 @@ import promql_parser
 import pytest
 import yaml
 
-from exporter import catalog
+from exporter import catalog, environment, ollamalog
 from exporter.model import Family
+from exporter.sources import SOURCES
 from exporter.sources.api import STATES
 from exporter.sources.canary import OUTCOMES, SKIPS
+from exporter.sources.docker import HEALTH
+from exporter.sources.gpu import _CAUSES, _THROTTLING
+from exporter.sources.logs import _KNOWN_STATUSES
 
 ROOT = Path(__file__).resolve().parents[1]
 ALERTS = ROOT / "alerts"
@@ -182,15 +186,25 @@ _LEVELS = {
     "server": {*_TARGET, "server"},
     "model": {*_TARGET, "server", "model"},
     "host": {*_TARGET, "host"},
+    "gpu": {*_TARGET, "host", "gpu"},
 }
 _VOCABULARIES = {
     "outcome": set(OUTCOMES),
-    "reason": set(SKIPS),
+    "reason": {*SKIPS, *(reason for reason, _ in _THROTTLING)},
     "state": set(STATES),
-    "source": {"api", "canary", "host", "exporter"},
+    "source": set(SOURCES),
     "process": {"serve", "runner"},
     "phase": {"queue", "load", "prompt", "generate"},
+    "status": set(_KNOWN_STATUSES),
+    "kind": {*ollamalog.OCCURRENCES, *ollamalog.MISFIT_KINDS},
+    "health": set(HEALTH),
+    "cause": set(_CAUSES),
+    "error": {"corrected", "uncorrected"},
+    "problem": set(environment.PROBLEMS),
 }
+
+USE_A_MODEL = set(ollamalog.INFERENCE)
+"""What a pattern of endpoints means. /v1/models is a read, and counted elsewhere."""
 
 
 def _labels_of() -> dict[str, set[str]]:
@@ -237,7 +251,10 @@ def _ask_for_what_exists(expr: str) -> None:
 def _assert_values_exist(family: str, label: str, value: str) -> None:
     if label == "le":
         assert value in {str(float(bound)) for bound in HISTOGRAMS[family].buckets}, f"{family} has no bucket {value}"
-    if label in _VOCABULARIES:
+    if label == "api_endpoint":
+        every = {*ollamalog.ENDPOINTS, *ollamalog.READS}
+        assert value in every or {name for name in every - {"/v1/models"} if re.fullmatch(value, name)} == USE_A_MODEL
+    elif label in _VOCABULARIES:
         assert set(value.split("|")) <= _VOCABULARIES[label], value
 
 
@@ -288,8 +305,8 @@ def test_series_in_the_tests_are_what_an_exporter_shows() -> None:
     for name in {found["series"] for test in _promtool_tests() for found in test["input_series"]}:
         selector = promql_parser.parse(name)
         labels = {matcher.name: matcher.value for matcher in selector.matchers.matchers}
-        # An empty label is none: host and exporter are sources of no server.
-        optional = {"server"} if labels.get("source") in ("host", "exporter") else set()
+        # An empty label is none: these are sources of no server.
+        optional = {"server"} if labels.get("source") in ("host", "exporter", "gpu") else set()
         assert set(labels) | optional == LABELS[selector.name] | optional, name
         for label, value in labels.items():
             _assert_values_exist(selector.name, label, value)

@@ -10,9 +10,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import alerting
 import promtests
-import recording
+import rules
 import yaml
 
 
@@ -41,13 +40,17 @@ def write(path: Path, title: str, content: dict[str, Any]) -> None:
 def main(directory: Path) -> None:
     write(
         directory / "recording.rules.yml",
-        "What dashboards and alerts ask: availability, requests, first tokens, queues, models, hosts.",
-        {"groups": [group.as_yaml() for group in recording.groups()]},
+        "What dashboards and alerts ask: availability, requests, first tokens, queues, slots, models, hosts.",
+        {"groups": [group.as_yaml() for group in rules.recorded()]},
     )
     write(
         directory / "alerting.rules.yml",
         "Alerts. Each has a heading in docs/runbooks.md and a test in tests/.",
-        {"groups": [{"name": name, "rules": [a.as_yaml() for a in members]} for name, members in alerting.groups()]},
+        {
+            "groups": [
+                {"name": name, "rules": [a.as_yaml() for a in members]} for name, members in rules.groups_of_alerts()
+            ]
+        },
     )
     (directory / "tests").mkdir(exist_ok=True)
     for name, document in promtests.documents().items():

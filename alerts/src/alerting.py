@@ -17,11 +17,11 @@ RUNBOOKS = "https://ollama-exporter.example/docs/runbooks.md"
 """Where docs/runbooks.md can be read. A site that serves it elsewhere changes this line, or the prefix by sed."""
 GRAFANA = "http://localhost:3000"
 
-_PAGE, _TICKET, _INFO = "critical", "warning", "info"
-_SERVER = ("job", "instance", "server")
-_MODEL = (*_SERVER, "model")
-_EXPORTER = ("job", "instance")
-_HOST = ("job", "instance", "host")
+PAGE, TICKET, INFO = "critical", "warning", "info"
+OF_SERVER = ("job", "instance", "server")
+OF_MODEL = (*OF_SERVER, "model")
+OF_EXPORTER = ("job", "instance")
+OF_HOST = ("job", "instance", "host")
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,10 +78,10 @@ class Pair:
 
 
 PAIRS = (
-    Pair("1h", "5m", 14.4, "2m", _PAGE, 10),
-    Pair("6h", "30m", 6.0, "15m", _PAGE, 30),
-    Pair("1d", "2h", 3.0, "1h", _TICKET, 60),
-    Pair("3d", "6h", 1.0, "3h", _TICKET, 120),
+    Pair("1h", "5m", 14.4, "2m", PAGE, 10),
+    Pair("6h", "30m", 6.0, "15m", PAGE, 30),
+    Pair("1d", "2h", 3.0, "1h", TICKET, 60),
+    Pair("3d", "6h", 1.0, "3h", TICKET, 120),
 )
 BAD_FLOOR = 3
 """Fewer bad requests than this are no trend, whatever their share."""
@@ -133,8 +133,8 @@ def _burn(objective: Objective, pair: Pair) -> Alert:
         carries=("job",),
         lasts=pair.lasts,
         summary=objective.summary,
-        description=f"{{{{ $value | humanizePercentage }}}} {objective.what} in job {{{{ $labels.job }}}} over {pair.long},"
-        f" more than {pair.factor:g} times what the objective allows, and it goes on.",
+        description=f"{{{{ $value | humanizePercentage }}}} {objective.what} in job {{{{ $labels.job }}}} over {pair.long}:"
+        f" more than {pair.factor:g} times what the objective allows, and so it was over the last {pair.short}.",
         expr=_burn_expr(objective, pair),
         extra=(("long", pair.long), ("short", pair.short)),
     )
@@ -171,29 +171,34 @@ def _increase(selector: str, window: str, by: str = SERVER) -> str:
     return f"sum by ({by}) (increase({selector}[{window}]))"
 
 
+# Of the time where slots are seen, of the canaries elsewhere.
+_NO_FREE_SLOT = (
+    "{{ $value | humanizePercentage }} of what was looked at in 15 minutes met no free slot at {{ $labels.server }}."
+)
+
 SYMPTOMS = (
     Alert(
-        "OllamaServerDown", _PAGE, "ollama-server", _SERVER, "2m",
+        "OllamaServerDown", PAGE, "ollama-server", OF_SERVER, "2m",
         "An Ollama server does not answer.",
         "Server {{ $labels.server }} has not answered /api/version for 2 minutes, as seen by {{ $labels.instance }}.",
         "ollama_up == 0",
     ),
     Alert(
-        "OllamaServerStuckStarting", _TICKET, "ollama-server", _SERVER, "10m",
+        "OllamaServerStuckStarting", TICKET, "ollama-server", OF_SERVER, "10m",
         "An Ollama server accepts connections and stays silent.",
         "Server {{ $labels.server }} has accepted connections without answering HTTP for 10 minutes: it hangs in the"
         " discovery of its GPUs, or altogether.",
         'sum by (job, instance, server) (ollama_state{state="starting"}) == 1',
     ),
     Alert(
-        "OllamaServerStalled", _PAGE, "ollama-server", _SERVER, "10m",
+        "OllamaServerStalled", PAGE, "ollama-server", OF_SERVER, "10m",
         "An Ollama server's scheduler hangs.",
         "Server {{ $labels.server }} answers /api/version and has not answered /api/ps for 10 minutes: a load or unload"
         " holds its scheduler, and requests wait behind it.",
         'sum by (job, instance, server) (ollama_state{state="stalled"}) == 1',
     ),
     Alert(
-        "OllamaCanaryFailing", _PAGE, "ollama-canary", _MODEL, "2m",
+        "OllamaCanaryFailing", PAGE, "ollama-canary", OF_MODEL, "2m",
         "A model does not generate although its server answers.",
         "{{ $value | humanizePercentage }} of the canaries on {{ $labels.model }} at {{ $labels.server }} failed in 15"
         " minutes, while the server's API answers.",
@@ -207,36 +212,36 @@ SYMPTOMS = (
         """,
     ),
     Alert(
-        "OllamaGenerationStuck", _PAGE, "ollama-canary", _MODEL, "1m",
+        "OllamaGenerationStuck", PAGE, "ollama-canary", OF_MODEL, "1m",
         "A tiny generation has been waiting for minutes.",
         "The canary on {{ $labels.model }} at {{ $labels.server }} has been waiting for {{ $value | humanizeDuration }}: the"
         " queue is that long, or the runner hangs.",
         "time() - ollama_canary_pending_since_timestamp_seconds > 300",
     ),
     Alert(
-        "OllamaRequestsRejected", _PAGE, "ollama-capacity", _SERVER, "0m",
+        "OllamaRequestsRejected", PAGE, "ollama-capacity", OF_SERVER, "0m",
         "An Ollama server turns requests away with 503.",
-        "Server {{ $labels.server }} answered {{ printf \"%.0f\" $value }} canaries with 503 in 15 minutes: its queue is full.",
-        f"""{_increase(_ATTEMPTS + '{outcome="rejected"}', "15m")} > 1.5""",
+        "Server {{ $labels.server }} answered {{ printf \"%.0f\" $value }} requests with 503 in 15 minutes: its queue is full.",
+        "server:ollama_requests_rejected:increase_15m > 1.5",
     ),
     Alert(
-        "OllamaErrorRatioHigh", _TICKET, "ollama-latency", _SERVER, "5m",
+        "OllamaErrorRatioHigh", TICKET, "ollama-latency", OF_SERVER, "5m",
         "Requests to an Ollama server fail.",
         "{{ $value | humanizePercentage }} of measured requests to {{ $labels.server }} failed in 30 minutes.",
-        f"""
+        """
         server:ollama_request_errors:ratio_rate_30m > 0.05
-        and on ({SERVER}) {_increase(_BAD, "30m")} > 2.5
+        and server:ollama_request_errors:increase_30m > 2.5
         """,
     ),
     Alert(
-        "OllamaAnswersMalformed", _TICKET, "ollama-canary", _MODEL, "0m",
+        "OllamaAnswersMalformed", TICKET, "ollama-canary", OF_MODEL, "0m",
         "A model's answers are empty or broken under HTTP 200.",
         "{{ printf \"%.0f\" $value }} canaries on {{ $labels.model }} at {{ $labels.server }} got HTTP 200 with an empty or"
         " malformed answer in 15 minutes. Status codes show nothing of it.",
         f"""{_increase(_ATTEMPTS + '{outcome=~"empty|malformed"}', "15m", MODEL)} > 1.5""",
     ),
     Alert(
-        "OllamaFirstTokenSlow", _TICKET, "ollama-latency", _SERVER, "5m",
+        "OllamaFirstTokenSlow", TICKET, "ollama-latency", OF_SERVER, "5m",
         "Most first tokens of an Ollama server take more than 2 s.",
         "{{ $value | humanizePercentage }} of measured requests to {{ $labels.server }} waited more than 2 s for the first"
         " token in 30 minutes.",
@@ -246,30 +251,48 @@ SYMPTOMS = (
         """,
     ),
     Alert(
-        "OllamaQueueWaitHigh", _TICKET, "ollama-capacity", _SERVER, "5m",
+        "OllamaQueueWaitHigh", TICKET, "ollama-capacity", OF_SERVER, "5m",
         "Requests wait for a slot of an Ollama server.",
         "Measured requests to {{ $labels.server }} waited {{ $value | humanizeDuration }} for a slot, on average over 30"
         " minutes.",
         f"""
         server:ollama_queue_wait_seconds:mean_30m > 2
-        and server:ollama_queue_wait_over_2s:ratio_rate_30m > 0.25
-        and on ({SERVER}) {_increase("ollama_canary_queue_wait_upper_bound_seconds_count", "30m")} > 2.5
+        and (
+          server:ollama_queue_wait_over_2s:ratio_rate_30m > 0.25
+          and on ({SERVER}) {_increase("ollama_canary_queue_wait_upper_bound_seconds_count", "30m")} > 2.5
+          or
+          avg_over_time(server:ollama_slots_taken:state[30m]) > 0.25
+        )
         """,
     ),
     Alert(
-        "OllamaQueueSaturated", _PAGE, "ollama-capacity", _SERVER, "10m",
+        "OllamaQueueSaturated", PAGE, "ollama-capacity", OF_SERVER, "10m",
         "An Ollama server has no free slots.",
-        "{{ $value | humanizePercentage }} of what was measured at {{ $labels.server }} in 15 minutes met a queue.",
-        "server:ollama_saturation:ratio_15m > 0.9 and server:ollama_saturation_signs:increase_15m > 2.5",
+        _NO_FREE_SLOT,
+        """
+        server:ollama_saturation:ratio_15m > 0.9
+        and (
+          server:ollama_saturation_signs:increase_15m > 2.5
+          or
+          avg_over_time(server:ollama_requests_waiting:ratio[15m]) > 0.9
+        )
+        """,
     ),
     Alert(
-        "OllamaQueueSaturated", _TICKET, "ollama-capacity", _SERVER, "5m",
+        "OllamaQueueSaturated", TICKET, "ollama-capacity", OF_SERVER, "5m",
         "An Ollama server has no free slots.",
-        "{{ $value | humanizePercentage }} of what was measured at {{ $labels.server }} in 15 minutes met a queue.",
-        "server:ollama_saturation:ratio_15m > 0.5 and server:ollama_saturation_signs:increase_15m > 1.5",
+        _NO_FREE_SLOT,
+        """
+        server:ollama_saturation:ratio_15m > 0.5
+        and (
+          server:ollama_saturation_signs:increase_15m > 1.5
+          or
+          server:ollama_slots_taken:state offset 10m
+        )
+        """,
     ),
     Alert(
-        "OllamaQueueSaturationPredicted", _TICKET, "ollama-capacity", _SERVER, "15m",
+        "OllamaQueueSaturationPredicted", TICKET, "ollama-capacity", OF_SERVER, "15m",
         "The queue of an Ollama server grows towards the objective.",
         "At its present pace the wait for a slot at {{ $labels.server }} is {{ printf \"%.1f\" $value }} s in 2 hours.",
         """
@@ -287,24 +310,29 @@ SYMPTOMS = (
 
 MODELS = (
     Alert(
-        "OllamaModelThrash", _TICKET, "ollama-models", _SERVER, "5m",
+        "OllamaModelThrash", TICKET, "ollama-models", OF_SERVER, "5m",
         "Models of an Ollama server push each other out of memory.",
         "Server {{ $labels.server }} loaded models {{ printf \"%.0f\" $value }} times in 15 minutes, one of them at least 4"
         " times: each load makes its users wait.",
         f"""
         server:ollama_model_loads:increase_15m - server:ollama_model_reconfigurations:increase_15m > 6
-        and on ({SERVER}) max by ({SERVER}) (increase(ollama_model_loads_seen_total[15m])) > 3.5
+        and on ({SERVER})
+          max by ({SERVER}) (
+            increase(ollama_model_loads_seen_total[15m])
+            unless on ({MODEL}) increase(ollama_model_reconfigurations_seen_total[15m]) > 1.5
+          )
+          > 3.5
         """,
     ),
     Alert(
-        "OllamaModelReconfigured", _TICKET, "ollama-models", _MODEL, "0m",
+        "OllamaModelReconfigured", TICKET, "ollama-models", OF_MODEL, "0m",
         "A model is reloaded again and again with other options.",
         "{{ $labels.model }} at {{ $labels.server }} was reloaded {{ printf \"%.0f\" $value }} times in 30 minutes because"
         " requests asked for another context length, or because its tag was replaced.",
         f"""{_increase("ollama_model_reconfigurations_seen_total", "30m", MODEL)} > 2.5""",
     ),
     Alert(
-        "OllamaModelOffGPU", _TICKET, "ollama-models", _MODEL, "10m",
+        "OllamaModelOffGPU", TICKET, "ollama-models", OF_MODEL, "10m",
         "A model runs on the CPU, in whole or in part, where it used to run on the GPU.",
         "Only {{ $value | humanizePercentage }} of {{ $labels.model }} is in GPU memory at {{ $labels.server }}: less than in"
         " the last day, or than elsewhere.",
@@ -319,7 +347,7 @@ MODELS = (
         """,
     ),
     Alert(
-        "OllamaDecodeSlow", _TICKET, "ollama-models", _MODEL, "30m",
+        "OllamaDecodeSlow", TICKET, "ollama-models", OF_MODEL, "30m",
         "A model generates at less than half of its usual speed.",
         "{{ $labels.model }} at {{ $labels.server }} takes {{ $value | humanizeDuration }} for a token, more than twice the"
         " median of the day before.",
@@ -330,25 +358,21 @@ MODELS = (
         """,
     ),
     Alert(
-        "OllamaModelLoadSlow", _TICKET, "ollama-models", _MODEL, "0m",
+        "OllamaModelLoadSlow", TICKET, "ollama-models", OF_MODEL, "0m",
         "Loading a model takes more than half a minute.",
-        "{{ printf \"%.0f\" $value }} of the loads of {{ $labels.model }} at {{ $labels.server }} that a canary waited for"
-        " took more than 30 s in the last hour.",
-        f"""
-        {_increase("ollama_canary_load_duration_seconds_count", "1h", MODEL)}
-        - {_increase('ollama_canary_load_duration_seconds_bucket{le="30.0"}', "1h", MODEL)}
-        > 0.5
-        """,
+        "{{ printf \"%.0f\" $value }} of the loads of {{ $labels.model }} at {{ $labels.server }} that were seen took more than"
+        " 30 s in the last hour.",
+        "model:ollama_slow_loads:increase_1h > 0.5",
     ),
     Alert(
-        "OllamaCanaryCausedLoad", _TICKET, "ollama-canary", _MODEL, "0m",
+        "OllamaCanaryCausedLoad", TICKET, "ollama-canary", OF_MODEL, "0m",
         "The exporter's canary caused a model to be loaded, and has stopped.",
         "The canary on {{ $labels.model }} at {{ $labels.server }} waited for a load that nobody else had asked for. It has"
         " stopped for this model; nothing measures it now.",
         "ollama_canary_stopped == 1",
     ),
     Alert(
-        "OllamaCanaryNotRunning", _TICKET, "ollama-canary", _MODEL, "10m",
+        "OllamaCanaryNotRunning", TICKET, "ollama-canary", OF_MODEL, "10m",
         "A model in use is not measured, and nothing says why.",
         "Users used {{ $labels.model }} at {{ $labels.server }} at least {{ printf \"%.0f\" $value }} times in 30 minutes."
         " No canary was sent meanwhile, nor skipped for a good reason.",
@@ -367,13 +391,13 @@ MODELS = (
 
 HOSTS = (
     Alert(
-        "OllamaHostMemoryLow", _TICKET, "ollama-host", _HOST, "10m",
+        "OllamaHostMemoryLow", TICKET, "ollama-host", OF_HOST, "10m",
         "A host of Ollama is short of memory.",
         "{{ $value | humanizePercentage }} of the memory of {{ $labels.host }} is available.",
         "host:ollama_memory_available:ratio < 0.08",
     ),
     Alert(
-        "OllamaHostMemoryExhaustionPredicted", _TICKET, "ollama-host", _HOST, "45m",
+        "OllamaHostMemoryExhaustionPredicted", TICKET, "ollama-host", OF_HOST, "45m",
         "A host of Ollama runs out of memory within 4 hours.",
         "{{ $value | humanizePercentage }} of the memory of {{ $labels.host }} is available and at its present pace it is"
         " used up within 4 hours.",
@@ -385,7 +409,7 @@ HOSTS = (
         """,
     ),
     Alert(
-        "OllamaHostSwapping", _TICKET, "ollama-host", _HOST, "10m",
+        "OllamaHostSwapping", TICKET, "ollama-host", OF_HOST, "10m",
         "A host of Ollama swaps.",
         "{{ $labels.host }} has moved more than 256 MiB to swap in 30 minutes and has {{ $value | humanize1024 }}B there.",
         """
@@ -394,13 +418,13 @@ HOSTS = (
         """,
     ),
     Alert(
-        "OllamaModelStoreLow", _TICKET, "ollama-host", _HOST, "15m",
+        "OllamaModelStoreLow", TICKET, "ollama-host", OF_HOST, "15m",
         "The disk of a model store is nearly full.",
         "{{ $value | humanizePercentage }} of the disk that holds the model store of {{ $labels.host }} is free.",
         "host:ollama_model_store_available:ratio < 0.1",
     ),
     Alert(
-        "OllamaModelStoreExhaustionPredicted", _TICKET, "ollama-host", _HOST, "2h",
+        "OllamaModelStoreExhaustionPredicted", TICKET, "ollama-host", OF_HOST, "2h",
         "The disk of a model store is full within a day.",
         "{{ $value | humanizePercentage }} of the disk that holds the model store of {{ $labels.host }} is free and at its"
         " present pace it is full within a day.",
@@ -412,7 +436,7 @@ HOSTS = (
         """,
     ),
     Alert(
-        "OllamaServeRestarting", _TICKET, "ollama-host", _HOST, "0m",
+        "OllamaServeRestarting", TICKET, "ollama-host", OF_HOST, "0m",
         "Ollama restarts again and again.",
         "The youngest ollama serve on {{ $labels.host }} was replaced {{ printf \"%.0f\" $value }} times within an hour.",
         'sum by (job, instance, host) (changes(ollama_host_process_start_time_seconds{process="serve"}[1h])) > 2.5',
@@ -421,20 +445,20 @@ HOSTS = (
 
 FLEET = (
     Alert(
-        "OllamaVersionSkew", _INFO, "ollama-overview", ("job",), "1d",
+        "OllamaVersionSkew", INFO, "ollama-overview", ("job",), "1d",
         "Servers of the fleet run different versions of Ollama.",
         "Job {{ $labels.job }} has run {{ $value }} versions of Ollama side by side for a day.",
         "job:ollama_versions:count > 1",
     ),
     Alert(
-        "OllamaModelDigestSkew", _TICKET, "ollama-models", ("job", "model"), "1h",
+        "OllamaModelDigestSkew", TICKET, "ollama-models", ("job", "model"), "1h",
         "The same model name means different models on different servers.",
         "{{ $labels.model }} has {{ $value }} digests across job {{ $labels.job }}: its users get other answers depending on"
         " the server.",
         "model:ollama_digests:count > 1",
     ),
     Alert(
-        "OllamaModelMissing", _INFO, "ollama-models", _MODEL, "1h",
+        "OllamaModelMissing", INFO, "ollama-models", OF_MODEL, "1h",
         "A model has vanished from a server while others still have it.",
         "{{ $labels.model }} was installed at {{ $labels.server }} a day ago and is gone; other servers still have it.",
         f"""
@@ -445,23 +469,23 @@ FLEET = (
         """,
     ),
     Alert(
-        "OllamaUnbalanced", _INFO, "ollama-overview", ("job", "model"), "1h",
+        "OllamaUnbalanced", INFO, "ollama-overview", ("job", "model"), "1h",
         "One server does nearly all the work of a model that others hold ready.",
         "{{ $labels.model }} is loaded on several servers of job {{ $labels.job }}. The busiest was seen in use"
         " {{ printf \"%.0f\" $value }} times in an hour, the idlest less than a tenth of that.",
         f"""
-        max by (job, model) (increase(ollama_model_uses_seen_total[1h]) and on ({MODEL}) ollama_loaded_model_size_bytes)
+        max by (job, model) (model:ollama_user_uses:increase_1h and on ({MODEL}) ollama_loaded_model_size_bytes)
         > 60
         and
-        max by (job, model) (increase(ollama_model_uses_seen_total[1h]) and on ({MODEL}) ollama_loaded_model_size_bytes)
+        max by (job, model) (model:ollama_user_uses:increase_1h and on ({MODEL}) ollama_loaded_model_size_bytes)
         > 10 *
-        min by (job, model) (increase(ollama_model_uses_seen_total[1h]) and on ({MODEL}) ollama_loaded_model_size_bytes)
+        min by (job, model) (model:ollama_user_uses:increase_1h and on ({MODEL}) ollama_loaded_model_size_bytes)
         and
         min by (job, model) (ollama_loaded_model_size_bytes offset 1h) > 0
         """,
     ),
     Alert(
-        "OllamaClockSkew", _TICKET, "ollama-server", _SERVER, "15m",
+        "OllamaClockSkew", TICKET, "ollama-server", OF_SERVER, "15m",
         "The clocks of an Ollama server and of its exporter disagree.",
         "The clock of {{ $labels.server }} is {{ $value | humanizeDuration }} from that of {{ $labels.instance }}: expiries"
         " and log times of the two do not compare.",
@@ -474,25 +498,25 @@ FLEET = (
 _LAG = "ollama_exporter_loop_lag_seconds"
 EXPORTER = (
     Alert(
-        "OllamaExporterDown", _TICKET, "ollama-exporter", _EXPORTER, "5m",
+        "OllamaExporterDown", TICKET, "ollama-exporter", OF_EXPORTER, "5m",
         "Prometheus cannot scrape an exporter.",
         "{{ $labels.instance }} of job {{ $labels.job }} could not be scraped for 5 minutes. Its servers count as unavailable.",
         f'up{{job="{JOB}"}} == 0',
     ),
     Alert(
-        "OllamaExporterAbsent", _PAGE, "ollama-exporter", ("job",), "10m",
+        "OllamaExporterAbsent", PAGE, "ollama-exporter", ("job",), "10m",
         "No exporter is scraped at all.",
         "Prometheus has had no target in job {{ $labels.job }} for 10 minutes: nobody watches Ollama.",
         f'absent(up{{job="{JOB}"}})',
     ),
     Alert(
-        "OllamaExporterRestarting", _TICKET, "ollama-exporter", _EXPORTER, "0m",
+        "OllamaExporterRestarting", TICKET, "ollama-exporter", OF_EXPORTER, "0m",
         "An exporter restarts again and again.",
         "{{ $labels.instance }} restarted {{ printf \"%.0f\" $value }} times within an hour. Its counters began anew each time.",
         f'changes(process_start_time_seconds{{job="{JOB}"}}[1h]) > 2.5',
     ),
     Alert(
-        "OllamaMetricsMissing", _TICKET, "ollama-exporter", _EXPORTER, "10m",
+        "OllamaMetricsMissing", TICKET, "ollama-exporter", OF_EXPORTER, "10m",
         "An exporter shows fewer servers than it is configured for.",
         "{{ $labels.instance }} is scraped, and {{ $value }} of its servers have no ollama_up.",
         """
@@ -501,13 +525,13 @@ EXPORTER = (
         """,
     ),
     Alert(
-        "OllamaNotAnExporter", _TICKET, "ollama-exporter", _EXPORTER, "10m",
+        "OllamaNotAnExporter", TICKET, "ollama-exporter", OF_EXPORTER, "10m",
         "A target in the exporters' job is none.",
         "{{ $labels.instance }} of job {{ $labels.job }} is scraped and shows nothing of ollama-exporter: wrong port or path.",
         f'up{{job="{JOB}"}} == 1 unless on (job, instance) ollama_exporter_build_info',
     ),
     Alert(
-        "OllamaSourceFailing", _TICKET, "ollama-exporter", (*_SERVER, "source"), "10m",
+        "OllamaSourceFailing", TICKET, "ollama-exporter", (*OF_SERVER, "source"), "10m",
         "A source of the exporter fails.",
         "Source {{ $labels.source }} of {{ $labels.instance }} has failed for 10 minutes (server: \"{{ $labels.server }}\").",
         """
@@ -516,33 +540,33 @@ EXPORTER = (
         """,
     ),
     Alert(
-        "OllamaSourceStale", _TICKET, "ollama-exporter", (*_SERVER, "source"), "5m",
+        "OllamaSourceStale", TICKET, "ollama-exporter", (*OF_SERVER, "source"), "5m",
         "What the exporter shows is old.",
         "The last reading of source {{ $labels.source }} by {{ $labels.instance }} is {{ $value | humanizeDuration }} old"
         " (server: \"{{ $labels.server }}\").",
         "time() - ollama_source_last_attempt_timestamp_seconds > 600",
     ),
     Alert(
-        "OllamaLabelOverflow", _INFO, "ollama-exporter", _SERVER, "15m",
+        "OllamaLabelOverflow", INFO, "ollama-exporter", OF_SERVER, "15m",
         "A server has more models than get a label of their own.",
         "{{ $value }} model names of {{ $labels.server }} are left out or summed under other.",
         "ollama_exporter_label_values_dropped > 0",
     ),
     Alert(
-        "OllamaValuesRejected", _TICKET, "ollama-exporter", _SERVER, "5m",
+        "OllamaValuesRejected", TICKET, "ollama-exporter", OF_SERVER, "5m",
         "An Ollama server tells impossible values.",
         "{{ printf \"%.0f\" $value }} values in answers of {{ $labels.server }} were left out within an hour because their type"
         " or range was impossible.",
         "increase(ollama_api_rejected_values_total[1h]) > 0.5",
     ),
     Alert(
-        "OllamaConfigReloadFailed", _TICKET, "ollama-exporter", _EXPORTER, "5m",
+        "OllamaConfigReloadFailed", TICKET, "ollama-exporter", OF_EXPORTER, "5m",
         "An exporter runs on an old configuration.",
         "The last reload of {{ $labels.instance }} failed: its configuration has mistakes, and the one before stays in force.",
         "ollama_exporter_config_last_reload_successful == 0",
     ),
     Alert(
-        "OllamaExporterLagging", _TICKET, "ollama-exporter", _EXPORTER, "10m",
+        "OllamaExporterLagging", TICKET, "ollama-exporter", OF_EXPORTER, "10m",
         "An exporter polls late.",
         "{{ $value | humanizePercentage }} of the polls of {{ $labels.instance }} started more than a second late in 10 minutes.",
         f"""

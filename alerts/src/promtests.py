@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import alerting
+import cases
+import inside_cases
 import quiet
-import recording
-from cases import FILES, Case, Says, Series
+import rules
+from cases import Case, Says, Series
 
 Document = dict[str, Any]
 
@@ -15,7 +17,7 @@ Document = dict[str, Any]
 def documents() -> dict[str, Document]:
     """promtool knows one evaluation interval for each file: incidents that take days have files of their own."""
     made = {}
-    for name, members in FILES.items():
+    for name, members in (cases.FILES | inside_cases.FILES).items():
         for step, suffix in ((1, ""), (4, "-days")):
             if tests := [_test(case) for case in members if case.step == step]:
                 made[name + suffix] = _document(tests, step)
@@ -24,7 +26,7 @@ def documents() -> dict[str, Document]:
 
 def _document(tests: list[Document], step: int) -> Document:
     # Recording rules first, or an alert would see what was recorded one evaluation ago, or sometimes not.
-    order = [group.name for group in recording.groups()] + [name for name, _ in alerting.groups()]
+    order = [group.name for group in rules.recorded()] + [name for name, _ in rules.groups_of_alerts()]
     files = ["../recording.rules.yml", "../alerting.rules.yml"]
     return {"rule_files": files, "evaluation_interval": f"{step}m", "group_eval_order": order, "tests": tests}
 
@@ -63,7 +65,7 @@ def _input(series: tuple[Series, ...]) -> list[Document]:
 
 
 def _expected(name: str, said: Says) -> Document:
-    rule = next(a for a in alerting.alerts() if a.name == name and _matches(a, said))
+    rule = next(a for a in rules.alerts() if a.name == name and _matches(a, said))
     variables = "&".join(f"var-{key}={said.labels.get(key, '')}" for key in rule.carries if key != "instance")
     return {
         "exp_labels": {"severity": rule.severity, **dict(rule.extra), **said.labels},

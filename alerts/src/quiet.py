@@ -20,19 +20,38 @@ _HISTOGRAMS = {
     "ollama_canary_time_per_output_token_seconds": ("0.05",),
 }
 
+_INSIDE = ("sockets", "runner", "logs", "docker", "audit")
+_EVENTS = (
+    "load_failed", "runtime_oom", "runner_died", "crash", "generation_failed", "prompt_truncated", "context_shift",
+    "context_exceeded", "client_left_queue",
+)  # fmt: skip
+_MISFITS = ("access", "message", "slot", "timing")
+_PROBLEMS = ("invalid_value", "keep_alive_zero", "parallel_forced_to_1")
+_THROTTLED = ("power_cap", "hardware_thermal")
+_CAUSES = ("application", "device")
+_ECC = ("corrected", "uncorrected")
+
 
 class Fleet:
     """Three servers, two models on each. `again`: the minute at which the exporter comes back after two minutes."""
 
     def __init__(
-        self, minutes: int, *, users: float = 1, canary: bool = True, host: bool = True, again: int = 0
+        self,
+        minutes: int,
+        *,
+        users: float = 1,
+        canary: bool = True,
+        host: bool = True,
+        inside: bool = True,
+        again: int = 0,
     ) -> None:
         self.minutes, self.users, self.again = minutes, users, again
-        self.canary, self.host = canary, host
+        self.canary, self.host, self.inside = canary, host, inside
 
     def series(self) -> tuple[Series, ...]:
         made = [*self._own(), *(found for server in SERVERS for found in self._server(server))]
-        return tuple(made + (self._host() if self.host else []))
+        made += self._host() if self.host else []
+        return tuple(made + (self._gpus() if self.inside else []))
 
     def _held(self, value: float) -> str:
         if not self.again:
@@ -81,7 +100,7 @@ class Fleet:
         sources = ("api", "canary") if self.canary else ("api",)
         for source in sources:
             made += self._source({**here, "source": source})
-        return made
+        return made + (self._inside(here) if self.inside else [])
 
     def _source(self, labels: dict[str, str]) -> list[Series]:
         return [
@@ -100,6 +119,7 @@ class Fleet:
             series("ollama_model_loads_seen_total", here, self._counted(0.02 if self.users else 0)),
             series("ollama_model_reconfigurations_seen_total", here, self._counted(0)),
             *(self._canary(here) if self.canary else []),
+            *(self._runner(here) if self.inside else []),
         ]
 
     def _canary(self, here: dict[str, str]) -> list[Series]:
@@ -143,6 +163,86 @@ class Fleet:
             *self._source({**EXPORTER, "source": "host"}),
         ]
 
+    def _inside(self, here: dict[str, str]) -> list[Series]:
+        """Users' requests, at times as many as there are slots; some clients ask for what is not there, or go away."""
+        asked = self.users * len(MODELS) + (len(MODELS) if self.canary and self.users else 0)
+        statuses = {"2xx": asked, "4xx": self.users / 10, "499": self.users / 20, "5xx": self.users / 20, "503": 0}
+        events = dict.fromkeys(_EVENTS, 0.0) | {"client_left_queue": self.users / 20}
+        held, counted, prefix = self._held, self._counted, "ollama_"
+        gauges = {
+            "sockets_unanswered_requests": self.users,
+            "sockets_oldest_unanswered_seconds": 20 if self.users else 0,
+            "sockets_waiting_requests_estimate": 0,
+            "sockets_accept_queue_connections": 0,
+            "sockets_accept_queue_limit_connections": 4096,
+            "log_behind": 0,
+            "container_memory_working_set_bytes": 20e9,
+            "container_memory_limit_bytes": 32e9,
+            "config_ignored_variables": 0,
+        }
+        counters = {
+            "log_gaps_total": 0.0,
+            "container_restarts_total": 0.0,
+            "container_oom_kills_total": 0.0,
+            "container_cpu_periods_total": 600,
+            "container_cpu_throttled_periods_total": 60,
+        }
+        chat = {**here, "api_endpoint": "/api/chat"}
+        return [
+            *(series(prefix + family, here, held(value)) for family, value in gauges.items()),
+            *(series(prefix + family, here, counted(rate)) for family, rate in counters.items()),
+            *(series("ollama_log_requests_total", {**chat, "status": s}, counted(n)) for s, n in statuses.items()),
+            series("ollama_log_reads_total", {**here, "api_endpoint": "/api/ps"}, counted(12)),
+            series("ollama_log_request_duration_seconds_count", chat, counted(asked)),
+            series("ollama_log_request_duration_seconds_sum", chat, counted(8 * asked)),
+            *(series("ollama_log_events_total", {**here, "kind": k}, counted(n)) for k, n in events.items()),
+            *(series("ollama_log_misfit_lines_total", {**here, "kind": k}, counted(0)) for k in _MISFITS),
+            *(
+                series("ollama_container_health", {**here, "health": h}, held(float(h == "healthy")))
+                for h in ("starting", "healthy", "unhealthy")
+            ),
+            *(series("ollama_config_problem", {**here, "problem": p}, held(0)) for p in _PROBLEMS),
+            series("ollama_policy_violation", {**here, "rule": "model_not_allowed"}, held(0)),
+            *(found for name in _INSIDE for found in self._source({**here, "source": name})),
+        ]
+
+    def _runner(self, here: dict[str, str]) -> list[Series]:
+        """A busy server has both slots at work in two minutes of five."""
+        busy = " ".join(["2", "2", "1", "0", "1"] * (self.minutes // 5)) if self.users and not self.again else ""
+        slow = {**here, "le": "30.0"}
+        return [
+            series("ollama_runner_slots", here, self._held(2)),
+            series("ollama_runner_slots_busy", here, busy or self._held(0)),
+            series("ollama_runner_slots_reading_prompt", here, self._held(0)),
+            series("ollama_runner_loading", here, self._held(0)),
+            series("ollama_runner_missing", here, self._held(0)),
+            series("ollama_runner_slot_context_tokens", here, self._held(8192)),
+            series("ollama_runner_longest_sequence_tokens", here, self._held(3000 if self.users else 0)),
+            series("ollama_runner_crashes_seen_total", here, self._counted(0)),
+            series("ollama_runner_generated_tokens_seen_total", here, self._counted(500 * self.users)),
+            series("ollama_log_generated_tokens_total", here, self._counted(500 * self.users)),
+            series("ollama_log_load_duration_seconds_count", here, self._counted(0.02 if self.users else 0)),
+            series("ollama_log_load_duration_seconds_bucket", slow, self._counted(0.02 if self.users else 0)),
+        ]
+
+    def _gpus(self) -> list[Series]:
+        """One at its power limit, which is normal."""
+        host = {**EXPORTER, "host": "primary"}
+        here = {**host, "gpu": "0"}
+        return [
+            series("ollama_gpus", host, self._held(1)),
+            series("ollama_gpu_memory_used_bytes", here, self._held(20e9)),
+            series("ollama_gpu_memory_total_bytes", here, self._held(24e9)),
+            series("ollama_gpu_temperature_celsius", here, self._held(78)),
+            *(
+                series("ollama_gpu_throttled", {**here, "reason": r}, self._held(float(r == "power_cap")))
+                for r in _THROTTLED
+            ),
+            *(series("ollama_gpu_xid_errors_total", {**here, "cause": c}, self._counted(0)) for c in _CAUSES),
+            *(series("ollama_gpu_ecc_errors_total", {**here, "error": e}, self._counted(0)) for e in _ECC),
+            *self._source({**EXPORTER, "source": "gpu"}),
+        ]
+
 
 def _restarted_servers() -> tuple[Series, ...]:
     """All servers restart at once, for a minute; every model is loaded anew, some prompts fail meanwhile."""
@@ -169,5 +269,7 @@ SCENES: tuple[tuple[str, tuple[Series, ...], int], ...] = (
     ("a fleet whose servers restart", _restarted_servers(), 180),
     ("the canary is off", Fleet(120, canary=False).series(), 120),
     ("the host source is off", Fleet(120, host=False).series(), 120),
+    ("nothing is seen from inside", Fleet(120, inside=False).series(), 120),
+    ("only the canary is off, and nobody asks", Fleet(120, canary=False, users=0).series(), 120),
     ("a new fleet", Fleet(45).series(), 45),
 )
