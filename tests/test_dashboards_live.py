@@ -31,12 +31,20 @@ VARIABLES = {
     "$__interval": "5s",
     "$__range": "5m",
     "$objective": "2.0",
-    **{f"${name}": ".+" for name in ("job", "instance", "server", "model", "host", "source")},
+    **{f"${name}": ".+" for name in ("job", "instance", "server", "model", "host", "source", "gpu")},
 }
 
 # What has no data in the demo, or may have none, by the beginning of the panel's title (or the annotation's name).
 _NO_OLLAMA = "the simulated servers live in this one process: no process of Ollama need run beside them"
 _NO_FAILURE = "the first server of the demo to fail does so in its eighth minute"
+_NO_CONTAINER = "the simulated servers live in no container"
+_NO_DISCOVERY = "the demo looks for no servers among containers"
+_NO_DRAFT = "no model of the demo drafts tokens"
+_WELL_SET = "the simulated servers have no variable that is ignored or unreadable"
+_NO_POLICY = "there is no policy in the demo"
+_ALL_READ = "the demo's log is written as the exporter knows it"
+_NO_INCIDENT = "the demo's incidents that a log tells of come later, or leave no such line"
+_GPUS = "depends on the GPUs of the machine that runs the test"
 _THIS_MACHINE = "depends on the kernel and the disk of the machine that runs the test"
 EMPTY: dict[str, str] = {
     "annotation Alerts": "the alerting rules are not loaded here: their own tests fire them",
@@ -45,6 +53,22 @@ EMPTY: dict[str, str] = {
     "Servers suggested, at least": "told from six hours of history on",
     "Disk full in": "foreseen from six hours of history on",
     "On disk, and not loaded for a week": "told from a week of history on",
+    "Containers of servers": _NO_CONTAINER,
+    "CPUs used by containers": _NO_CONTAINER,
+    "Held by the CPU quota": _NO_CONTAINER,
+    "Memory, of the container's limit": _NO_CONTAINER,
+    "Memory of containers": _NO_CONTAINER,
+    "Restarts and OOM kills": _NO_CONTAINER,
+    "Network of containers": _NO_CONTAINER,
+    "Last look": _NO_DISCOVERY,
+    "Servers found": _NO_DISCOVERY,
+    "Last good look": _NO_DISCOVERY,
+    "Containers left out": _NO_DISCOVERY,
+    "Looks of discovery that failed": _NO_DISCOVERY,
+    "Drafted tokens that held": _NO_DRAFT,
+    "Variables that do nothing": _WELL_SET,
+    "Values that cannot be read": _WELL_SET,
+    "Lines that could not be read": _ALL_READ,
 }
 PERHAPS: dict[str, str] = {
     "annotation ollama serve started": _NO_OLLAMA,
@@ -57,6 +81,23 @@ PERHAPS: dict[str, str] = {
     "Failed readings, by reason": _NO_FAILURE,
     "Polls that failed, by reason": _NO_FAILURE,
     "In flight for": "a canary is on its way for moments only",
+    "Settings that hurt, and broken rules": _NO_POLICY,
+    "Requests that were not answered well": _NO_INCIDENT,
+    "Incidents in the log, by kind": _NO_INCIDENT,
+    "Failed loads, evictions, deaths and lack of memory": _NO_INCIDENT,
+    "Prompts and answers that did not fit": _NO_INCIDENT,
+    "Fullest memory": _GPUS,
+    "Hottest GPU": _GPUS,
+    "GPUs held back": _GPUS,
+    "Errors of GPUs": _GPUS,
+    "Energy in the chosen time": _GPUS,
+    "Share of time in which": _GPUS,
+    "GPU memory in use": _GPUS,
+    "GPU memory, by server and model": _GPUS,
+    "Power of GPUs": _GPUS,
+    "Temperature of GPUs": _GPUS,
+    "XID errors and memory errors": _GPUS,
+    "GPUs of the machines": _GPUS,
     "Pressure": _THIS_MACHINE,
     "Network": _THIS_MACHINE,
 }
@@ -64,6 +105,9 @@ PERHAPS: dict[str, str] = {
 CONFIG = """
 poll: {interval: 1s, inventory_interval: 10s}
 canary: {every: 2s}
+sockets: {every: 1s}
+runner: {every: 1s}
+logs: {every: 1s}
 host: {name: demo, models_dir: "%(folder)s"}
 web: {listen_address: "127.0.0.1:%(port)d"}
 log: {level: warning}
@@ -193,7 +237,7 @@ def test_the_variables_find_their_values(prometheus: Prometheus) -> None:
     assert found["server"] == ["primary", "secondary", "tertiary"]
     assert "tinyllama:latest" in found["model"]
     assert found["host"] == ["demo"]
-    assert {"api", "canary", "host", "exporter"} <= set(found["source"])
+    assert {"api", "canary", "sockets", "runner", "logs", "audit", "host", "exporter"} <= set(found["source"])
 
 
 def _is(key: str, name: str) -> bool:

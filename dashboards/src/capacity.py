@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from dashboards.src import names, panels
-from dashboards.src.names import increase, over, pick, quantile
+from dashboards.src.names import RATE, increase, mean, over, pick, quantile, rate, share
 from dashboards.src.panels import (
     BYTES,
     CANARY_STEP,
     COUNT,
+    NEEDS_BOTH,
+    NEEDS_LOGS,
+    NEEDS_RUNNER,
+    NEEDS_SOCKETS,
     NO_TRAFFIC,
     SECONDS,
     SHARE,
+    TOKENS_PER_SECOND,
     Board,
     Look,
     Query,
@@ -23,6 +28,26 @@ _WARN = panels.SATURATION_LIMITS.at[0][0]
 _TODAY = f"count({over('max', 'server', pick(names.AVAILABLE))})"
 _OF_THE_FLEET = f"avg({pick(names.SATURATION)})[1d:5m]"
 _SIX_HOURS = 6 * 12  # steps of 5 minutes
+_SLOTS = f"sum({pick(names.SLOTS)})"
+_SLOTS_NOW = f"sum({pick(catalog.RUNNER_SLOTS)})"
+_STREAMING = f"sum(avg_over_time({pick(catalog.SOCKETS_STREAMING)}[{RATE}]))"
+_MEAN_DURATION = mean(catalog.LOG_DURATION, "")
+_BUSY = f"sum({pick(names.SLOTS_BUSY)} * {pick(names.SLOTS)})"
+_WAITING_NOW = f"sum({pick(names.WAITING)} * {pick(names.SLOTS)})"
+_DEMAND = f"({share(f'({_BUSY} + {_WAITING_NOW})', _SLOTS)})[1d:5m]"
+_WELL_USED = 0.8
+
+
+def _suggested() -> str:
+    """Where slots and those who wait for one are seen: as many servers as keep the demand at its 95th percentile below
+    80 % of the slots. Elsewhere one more, if the fleet was saturated by half."""
+    by_slots = f"clamp_min(ceil({_TODAY} * quantile_over_time(0.95, {_DEMAND}) / {_WELL_USED}), 1)"
+    by_signs = f"{_TODAY} + (quantile_over_time(0.95, {_OF_THE_FLEET}) > bool {_WARN})"
+    return (
+        f"({by_slots} and count_over_time({_DEMAND}) >= {_SIX_HOURS})"
+        f" or ({by_signs} and count_over_time({_OF_THE_FLEET}) >= {_SIX_HOURS})"
+    )
+
 
 _VERDICT = Row(
     100,
@@ -31,8 +56,8 @@ _VERDICT = Row(
         panels.stat(
             101,
             "Fullest server",
-            "Of the measurements due in 15 minutes, how many found the fullest server without a free slot? 0: there"
-            " is room. From half on users queue.",
+            "In which share of the last 15 minutes had the fullest server no free slot? Where slots cannot be seen:"
+            " of the canaries due, the share that found none. 0: there is room. From half on users queue.",
             f"max({pick(names.SATURATION)})",
             Look(SHARE, panels.SATURATION_LIMITS, NO_TRAFFIC, decimals=0),
         ),
@@ -46,10 +71,11 @@ _VERDICT = Row(
         ),
         panels.stat(
             103,
-            "Refused or timed out",
-            "How many measured requests of the chosen time were refused (503: the queue is full) or never answered?"
-            " Any is one too many: users get the same.",
-            f"sum(increase({pick(catalog.CANARY_ATTEMPTS, outcome='~rejected|timeout')}[$__range]))",
+            "Refused in 15 minutes",
+            "How many requests got a 503 because the scheduler's queue is full (OLLAMA_MAX_QUEUE)? Users' own by the"
+            " access lines, else the canary's. Any is one too many. Requests that wait for a slot are never refused:"
+            " see the row below.",
+            f"sum({pick(names.REJECTED)})",
             Look(COUNT, panels.ANY_IS_BAD, NO_TRAFFIC, decimals=0),
         ),
         panels.stat(
@@ -72,14 +98,169 @@ _VERDICT = Row(
         panels.stat(
             106,
             "Servers suggested, at least",
-            "How many servers should there be, by what can be known today? One more than there are, if the fleet was"
-            " saturated by half, all servers taken together, for 5 % of the last day. A single full server asks for"
-            " its load to be spread. A lower bound: how many requests wait is not known without the source sockets."
-            " Before buying: could more requests run side by side (OLLAMA_NUM_PARALLEL)? Told from six hours of"
-            " traffic on.",
-            f"{_TODAY} + (quantile_over_time(0.95, {_OF_THE_FLEET}) > bool {_WARN})"
-            f" and count_over_time({_OF_THE_FLEET}) >= {_SIX_HOURS}",
+            "How many servers should there be, by what can be seen? With the sources runner and sockets: as many as"
+            " keep busy slots and waiting requests, at their 95th percentile of a day, below 80 % of the slots; fewer"
+            " than today is room, if memory allows. Else one more than there are, if the fleet was saturated by half"
+            " for 5 % of the day. A single full server asks for its load to be spread. Before buying: could more"
+            " requests run side by side (OLLAMA_NUM_PARALLEL)? Told from six hours of history on.",
+            _suggested(),
             Look(empty="After six hours", decimals=0),
+        ),
+    ),
+)
+
+_NOW = Row(
+    500,
+    "Who waits now? (sources sockets and runner, on the server's machine)",
+    (
+        panels.stat(
+            501,
+            "Waiting now, estimated",
+            "How many requests have been received and have no slot? The estimate lies between the bounds of the graph"
+            " below. A few for seconds are normal; as many as there are slots double everybody's time. Next: which"
+            " server, below.",
+            f"sum({pick(catalog.SOCKETS_WAITING)})",
+            Look(COUNT, empty=NEEDS_BOTH, decimals=0),
+        ),
+        panels.stat(
+            502,
+            "Waiting for each slot",
+            "How many requests wait for each slot, at the server where they are most? 0: none. From 1 on, whoever"
+            " comes waits for a whole answer first.",
+            f"max({pick(names.WAITING)})",
+            Look(COUNT, panels.SATURATION_LIMITS, NEEDS_BOTH, decimals=2),
+        ),
+        panels.stat(
+            503,
+            "Busy slots",
+            "Which share of all slots of the chosen servers is at work? High without waiting is good use. Slots"
+            " belong to models: one model's may all be taken, with requests waiting, while others' are idle.",
+            share(_BUSY, _SLOTS),
+            Look(SHARE, empty=NEEDS_RUNNER, decimals=0),
+        ),
+        panels.stat(
+            504,
+            "Oldest unanswered",
+            "How long has the oldest request been without any byte? An answer that is not streamed counts until it is"
+            " whole. From 3 minutes on, look whether its server makes tokens (Runner internals).",
+            f"max({pick(catalog.SOCKETS_OLDEST)})",
+            Look(SECONDS, panels.OLDEST_LIMITS, NEEDS_SOCKETS, decimals=0),
+        ),
+        panels.stat(
+            505,
+            "Accept queue filled",
+            "Does ollama serve take its connections? Share of the kernel's queue that is taken at the fullest server;"
+            " more than a moment above 0: the process hangs or starves. At 100 % further users get no answer at all.",
+            f"max({share(pick(catalog.SOCKETS_ACCEPT_QUEUE), pick(catalog.SOCKETS_ACCEPT_QUEUE_MAX))})",
+            Look(SHARE, panels.over_is_bad(0.0001, 0.5), NEEDS_SOCKETS, decimals=1),
+        ),
+        panels.stat(
+            506,
+            "Tokens made, all together",
+            "How many tokens a second does the fleet make? Of the last 5 minutes. Flat at its highest while requests"
+            " wait: it can do no more.",
+            f"sum({pick(names.TOKENS)})",
+            Look(TOKENS_PER_SECOND, empty="Needs the source runner or logs", decimals=0),
+        ),
+        panels.graph(
+            507,
+            "Waiting requests, against slots",
+            "How much is asked, and how much is there? Sum of the chosen servers at each look. waiting is the"
+            " estimate, at least and at most its bounds. busy on slots with waiting above 0: too few slots. waiting"
+            " with free slots: loads (see Models and memory), or one full server among empty ones.",
+            [
+                Query(_SLOTS_NOW, "slots"),
+                Query(f"sum({pick(catalog.RUNNER_SLOTS_BUSY)})", "busy"),
+                Query(f"sum({pick(catalog.SOCKETS_WAITING_LOW)})", "at least"),
+                Query(f"sum({pick(catalog.SOCKETS_WAITING_HIGH)})", "at most"),
+                Query(f"sum({pick(catalog.SOCKETS_WAITING)})", "waiting"),
+            ],
+            Look(COUNT, empty=NEEDS_BOTH, least=0, names=("slots", "busy", "at least", "at most", "waiting")),
+            width=12,
+        ),
+        panels.graph(
+            508,
+            "Waiting requests for each slot, by server",
+            "Which server is it? Estimated waiting requests over slots; from half on (dashed) users feel it, 1 is a"
+            " whole answer's wait. One high among low ones: spread the load. All: more slots or servers.",
+            Query(over("max", "server", pick(names.WAITING)), "{{server}}"),
+            Look(COUNT, panels.SATURATION_LIMITS, NEEDS_BOTH, least=0),
+            width=12,
+        ),
+        panels.graph(
+            509,
+            "Requests without an answer, at their most",
+            "How high do bursts go that come and go between two looks? The highest of five looks each. Loads, prompts"
+            " and answers that are not streamed are in it: no measure of waiting.",
+            Query(f"topk(10, {over('max', 'server', pick(catalog.SOCKETS_UNANSWERED_MAX))})", "{{server}}"),
+            Look(COUNT, empty=NEEDS_SOCKETS, least=0),
+        ),
+        panels.graph(
+            510,
+            "Oldest unanswered request, by server",
+            "Does somebody wait for ever? A saw whose teeth grow is a queue that grows. A straight line up is a"
+            " request that hangs, on a server that may have lost it: see Runner internals whether slots are idle."
+            " Dashed: 3 and 10 minutes.",
+            Query(f"topk(10, {over('max', 'server', pick(catalog.SOCKETS_OLDEST))})", "{{server}}"),
+            Look(SECONDS, panels.OLDEST_LIMITS, NEEDS_SOCKETS, least=0),
+        ),
+        panels.graph(
+            511,
+            "Connections that the server has not taken",
+            "Does ollama serve itself hang? What the kernel holds for it; 0 but for moments. Rising: the process is"
+            " stopped, swapped out or starves for CPU. Ten most.",
+            Query(f"topk(10, {over('max', 'server', pick(catalog.SOCKETS_ACCEPT_QUEUE))})", "{{server}}"),
+            Look(COUNT, empty=NEEDS_SOCKETS, least=0),
+        ),
+        panels.graph(
+            512,
+            "Connections, by what they do",
+            "What are users' connections doing? no answer yet: waiting, loading, reading the prompt, or not streamed."
+            " streaming: tokens come. idle: kept open. exporter: our own canary, in none of the others.",
+            [
+                Query(f"sum({pick(catalog.SOCKETS_UNANSWERED)})", "no answer yet"),
+                Query(f"sum({pick(catalog.SOCKETS_STREAMING)})", "streaming"),
+                Query(f"sum({pick(catalog.SOCKETS_IDLE)})", "idle"),
+                Query(f"sum({pick(catalog.SOCKETS_OWN)})", "exporter"),
+            ],
+            Look(COUNT, empty=NEEDS_SOCKETS, least=0, names=("no answer yet", "streaming", "idle", "exporter")),
+            width=12,
+            stack=True,
+        ),
+        panels.graph(
+            513,
+            "In flight: counted, and by Little's law",
+            "Do two views agree? How many requests are in flight on average: as the kernel saw them, and by Little's"
+            " law, requests a second times their mean duration, from the access lines (source logs). Steps of 2"
+            " minutes. The law's line below: requests that have not ended yet, or broke off. Far apart for long: one"
+            " of the sources misses some.",
+            [
+                Query(f"sum({rate(catalog.SOCKETS_UNANSWERED_SECONDS)}) + {_STREAMING}", "counted"),
+                Query(
+                    f"sum({rate(catalog.LOG_REQUESTS, status='2xx', **names.USE_A_MODEL)}) * {_MEAN_DURATION}",
+                    "by Little's law",
+                ),
+            ],
+            Look(COUNT, empty=f"{NEEDS_SOCKETS} or logs", least=0, step="2m", names=("counted", "by Little's law")),
+            width=12,
+        ),
+        panels.graph(
+            514,
+            "Users' requests a minute, by server",
+            "Where does the load come from? Requests that use a model, by access lines, without the canary's: mean of"
+            " 5 minutes. More requests with the same waiting: there is room. Ten busiest.",
+            Query(f"topk(10, {over('max', 'server', f'{pick(names.USERS_REQUESTS)} / 5')})", "{{server}}"),
+            Look(COUNT, empty=NEEDS_LOGS, least=0),
+            width=12,
+        ),
+        panels.graph(
+            515,
+            "Tokens made, by server",
+            "Does a server make as much as it can? Flat while requests wait is its most. Falling while requests wait:"
+            " throttled, or long prompts. Ten busiest.",
+            Query(f"topk(10, {over('max', 'server', pick(names.TOKENS))})", "{{server}}"),
+            Look(TOKENS_PER_SECOND, empty="Needs the source runner or logs", least=0),
+            width=12,
         ),
     ),
 )
@@ -90,9 +271,10 @@ _WAITING = Row(
     (
         panels.graph(
             201,
-            "Mean wait for a slot (an upper bound)",
-            "Which server lets requests wait? Mean of 30 minutes of the time that is neither load, prompt nor"
-            " generation. Dashed: 2 s and 10 s. One server: the load is not spread evenly. All: the fleet is too"
+            "Mean wait for a slot",
+            "Which server lets requests wait? Mean of 30 minutes. Where sockets, runner and logs tell: users' own,"
+            " how many wait over how many come. Else the canary's time that is neither load, prompt nor generation,"
+            " an upper bound. Dashed: 2 s and 10 s. One server: the load is not spread evenly. All: the fleet is too"
             " small.",
             Query(over("max", "server", pick(names.QUEUE_WAIT)), "{{server}}"),
             Look(SECONDS, panels.WAIT_LIMITS, NO_TRAFFIC, least=0),
@@ -124,7 +306,8 @@ _WAITING = Row(
             205,
             "Mean wait as a part of all phases",
             "Is waiting what makes requests slow? The yellow part is the wait; if another part grows, more servers"
-            " will not help.",
+            " will not help. By canaries, which are held back while users fill the slots: a queue without a pause is"
+            " in the row above.",
             Query(over("avg", "phase", pick(names.PHASES)), "{{phase}}"),
             Look(SECONDS, empty=NO_TRAFFIC, names=("queue", "load", "prompt", "generate"), least=0),
             stack=True,
@@ -147,8 +330,9 @@ _SATURATED = Row(
         panels.graph(
             301,
             "Saturation of each server",
-            "Who is full, and who has room? Share of measurements of 15 minutes that found no free slot. One high"
-            " among low ones: spread the load better. All above half (dashed): more slots or servers.",
+            "Who is full, and who has room? Share of 15 minutes without a free slot (where slots cannot be seen: of"
+            " canaries). One high among low ones: spread the load better. All above half (dashed): more slots or"
+            " servers.",
             Query(_SATURATION, "{{server}}"),
             Look(SHARE, panels.SATURATION_LIMITS, NO_TRAFFIC, least=0, most=1),
         ),
@@ -182,8 +366,8 @@ _SATURATED = Row(
         panels.graph(
             305,
             "Memory taken by models",
-            "Is there room for another model? What loaded models take; the machine's own limit is on Host, of GPUs"
-            " with the source gpu. At its limit each new model pushes one out.",
+            "Is there room for another model? What loaded models take; the limits of the machine, its containers and"
+            " GPUs are on Host. At its limit each new model pushes one out.",
             Query(over("max", "server", pick(names.LOADED_SIZE)), "{{server}}"),
             Look(BYTES, empty="Nothing is loaded", least=0),
         ),
@@ -198,28 +382,10 @@ _SATURATED = Row(
     ),
 )
 
-_LATER = Row(
-    400,
-    "What cannot be known yet",
-    (
-        panels.note(
-            401,
-            "Waiting against slots",
-            "Everything above is seen through **canaries**: one small request a minute on models in use. It tells"
-            " *that* requests wait and for how long, not *how many*.\n\n- Requests received and not yet answered, per"
-            " server: the source `sockets`.\n- Slots, and how many are busy: the source `runner`. With both: waiting"
-            " against slots, and the forecast of when slots run out.\n- Rate of all requests and their mean duration,"
-            " hence the check by Little's law (rate x duration = in flight): the source `gateway`.\n\nThe recorded"
-            " names behind these panels stay; better sources take their place in front of the canary.",
-            height=6,
-        ),
-    ),
-)
-
 BOARD = Board(
     "ollama-capacity",
     "Ollama / Queue and capacity",
-    "Do I need another server? Seen through canaries: shares and upper bounds, not counts of what waits.",
-    (_VERDICT, _WAITING, _SATURATED, _LATER),
+    "Do I need another server? By the best source that each server has: sockets and runner, else canaries.",
+    (_VERDICT, _NOW, _WAITING, _SATURATED),
     start="now-6h",
 )

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dashboards.src import names, panels
 from dashboards.src.names import RATE, increase, mean, over, pick, quantile, rate
-from dashboards.src.panels import BYTES, COUNT, SECONDS, SHARE, Board, Column, Look, Query, Row
+from dashboards.src.panels import BYTES, COUNT, NEEDS_LOGS, SECONDS, SHARE, Board, Column, Look, Query, Row
 from exporter import catalog
-from exporter.model import REASONS
+from exporter.model import REASONS, Family
+from exporter.ollamalog import MISFIT_KINDS
 
 _SS = "server, source"
 
@@ -14,6 +15,12 @@ _SS = "server, source"
 def _longest(by: str, source: str) -> str:
     return over("max", by, f"max_over_time({pick(catalog.SOURCE_DURATION, source=source)}[{RATE}])")
 
+
+def _in_time(family: Family) -> str:
+    return over("sum", "server", f"increase({pick(family)}[$__range])")
+
+
+_NO_DISCOVERY = "Discovery is not enabled"
 
 _VERDICT = Row(
     100,
@@ -274,9 +281,119 @@ _PAGE = Row(
     ),
 )
 
+_LOGS = Row(
+    400,
+    "Are logs read as they should be? (source logs)",
+    (
+        panels.table(
+            401,
+            "Logs, by server",
+            "Which log is not read whole? A last line from before the server's last request: it is not this server's"
+            " log. Behind: there is more than may be read at a time; what is counted comes late. Gaps and misfits are"
+            " of the chosen time.",
+            (
+                Column("Server", "server", width=170),
+                Column("Read from", "reader", width=120),
+                Column("Last line", query=f"time() - {over('max', 'server', pick(catalog.LOG_LAST_LINE))}",
+                       look=Look(SECONDS, decimals=0), width=110),
+                Column("Behind", query=over("max", "server", pick(catalog.LOG_BEHIND)),
+                       look=Look(mapping=((0, "no", panels.OK), (1, "yes", panels.WARN))), cell="colour", width=100),
+                Column("Not read yet", query=over("max", "server", pick(catalog.LOG_BACKLOG)), look=Look(BYTES)),
+                Column("Gaps", query=_in_time(catalog.LOG_GAPS),
+                       look=Look(COUNT, panels.ANY_IS_ODD, decimals=0), cell="colour", width=90),
+                Column("Misfits", query=_in_time(catalog.LOG_MISFITS),
+                       look=Look(COUNT, panels.ANY_IS_ODD, decimals=0), cell="colour", width=90),
+            ),
+            extra=(over("max", "server, reader", pick(catalog.LOG_READER)),),
+            empty=NEEDS_LOGS,
+            height=6,
+        ),
+        panels.graph(
+            402,
+            "Lines that could not be read, by kind",
+            "Does Ollama write in a way that the exporter does not know? Anything above 0 after an upgrade: what is"
+            " counted is too low; please report the version.",
+            Query(f"{over('sum', 'kind', increase(catalog.LOG_MISFITS))} > 0", "{{kind}}"),
+            Look(COUNT, empty="None, or no source logs", least=0, names=MISFIT_KINDS),
+            stack=True,
+            as_bars=True,
+        ),
+        panels.graph(
+            403,
+            "Lines read a second",
+            "Which logs are busy? A line or two for each request; thousands are debug output, which costs the"
+            " exporter CPU. Ten busiest.",
+            Query(f"topk(10, {over('sum', 'server', rate(catalog.LOG_LINES))})", "{{server}}"),
+            Look("cps", empty=NEEDS_LOGS, least=0),
+        ),
+        panels.graph(
+            404,
+            "Bytes read a second",
+            "How much is read? In the form that the log is kept in; a journal's export is several times its text. Ten"
+            " busiest.",
+            Query(f"topk(10, {over('sum', 'server', rate(catalog.LOG_BYTES))})", "{{server}}"),
+            Look("Bps", empty=NEEDS_LOGS, least=0, room=1000),
+        ),
+    ),
+)  # fmt: skip
+
+_DISCOVERY = Row(
+    500,
+    "Are all servers found? (discovery in Docker, where it is enabled)",
+    (
+        panels.stat(
+            501,
+            "Last look",
+            "Did the last look for servers among Docker's containers succeed? Failed: those found before stay in the"
+            " fleet. Next: the reasons beside, and the exporter's log.",
+            Query(over("min", "instance", pick(catalog.DISCOVERY_UP)), "{{instance}}"),
+            Look(mapping=((1, "well", panels.OK), (0, "failed", panels.BAD)), empty=_NO_DISCOVERY),
+            height=8,
+        ),
+        panels.stat(
+            502,
+            "Servers found",
+            "How many servers of the fleet come from discovery? Fewer than containers: left out, beside.",
+            Query(over("sum", "instance", pick(catalog.DISCOVERY_SERVERS)), "{{instance}}"),
+            Look(COUNT, empty=_NO_DISCOVERY, decimals=0),
+            height=8,
+        ),
+        panels.stat(
+            503,
+            "Last good look",
+            "How old is what discovery knows? Minutes mean that Docker cannot be asked.",
+            Query(f"time() - {over('max', 'instance', pick(catalog.DISCOVERY_SUCCESS))}", "{{instance}}"),
+            Look(SECONDS, panels.STALE, _NO_DISCOVERY, decimals=0),
+            height=8,
+        ),
+        panels.stat(
+            504,
+            "Containers left out, by reason",
+            "Which containers were not taken? unreachable: no address that the exporter can reach; put both on one"
+            " network. name_taken, address_taken: another server has it.",
+            Query(over("sum", "reason", pick(catalog.DISCOVERY_LEFT_OUT)), "{{reason}}"),
+            Look(COUNT, panels.ANY_IS_ODD, _NO_DISCOVERY, decimals=0),
+            width=6,
+            height=8,
+            show="both",
+        ),
+        panels.graph(
+            505,
+            "Looks of discovery that failed, by reason",
+            "Since when, and why? unavailable: the Docker Engine cannot be asked, its socket is not there or not"
+            " allowed.",
+            Query(f"{over('sum', 'reason', increase(catalog.DISCOVERY_FAILURES))} > 0", "{{reason}}"),
+            Look(COUNT, empty="No failures", least=0, names=REASONS),
+            width=6,
+            stack=True,
+            as_bars=True,
+        ),
+    ),
+)
+
 BOARD = Board(
     "ollama-exporter",
     "Ollama / Exporter health",
     "Can the other boards be trusted? The exporter about itself.",
-    (_VERDICT, _SOURCES, _PAGE),
+    (_VERDICT, _SOURCES, _PAGE, _LOGS, _DISCOVERY),
 )

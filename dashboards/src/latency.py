@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from dashboards.src import names, panels
-from dashboards.src.names import Recorded, mean, over, pick, quantile, tokens_per_second, within
+from dashboards.src.names import Recorded, increase, mean, over, pick, quantile, tokens_per_second, within
 from dashboards.src.panels import (
     CANARY_STEP,
+    COUNT,
     LAST_HALF_HOUR,
+    NEEDS_LOGS,
     NO_TRAFFIC,
     SECONDS,
     SHARE,
@@ -21,6 +23,7 @@ from dashboards.src.panels import (
     Steps,
 )  # fmt: skip
 from exporter import catalog
+from exporter.sources.logs import STATUSES
 
 _OBJECTIVES: tuple[tuple[str, str, Mapping[str, Recorded], float], ...] = (
     ("Availability", "servers answer 99.9 % of the time", names.UNAVAILABLE, panels.AVAILABILITY),
@@ -127,7 +130,7 @@ _FIRST_TOKEN = Row(
             "Who spends the budget? Share of measured requests in an hour with a first token after 2 s; dashed is"
             " what the objective allows.",
             Query(over("max", "server", pick(names.SERVER_OVER_2S["1h"])), "{{server}}"),
-            Look(SHARE, panels.over_is_bad(None, 1 - panels.WITHIN_2S), NO_TRAFFIC, least=0),
+            Look(SHARE, panels.over_is_bad(None, 1 - panels.WITHIN_2S), NO_TRAFFIC, least=0, room=0.1),
         ),
     ),
 )
@@ -191,9 +194,67 @@ _SPEED = Row(
     ),
 )
 
+_USERS = Row(
+    500,
+    "How long do users' requests take, all in all? (source logs)",
+    (
+        panels.heat(
+            501,
+            "Users' requests: how their times spread",
+            "Are all slow, or some? The whole time of requests that were answered, to the last byte: waiting, loading"
+            " and all tokens. Long answers are slow by nature: look for a cloud that moves up, not for a high one.",
+            catalog.LOG_DURATION,
+            width=12,
+            height=8,
+            empty=NEEDS_LOGS,
+        ),
+        panels.graph(
+            502,
+            "Whole time of users' requests: half, most, nearly all",
+            "What do typical and unlucky users wait until their answer is whole? No measure of the first token."
+            " Estimated within buckets, for the eye. p50 and p95 rising together: waiting or slow tokens, see the"
+            " phases on Server.",
+            [Query(quantile(q, catalog.LOG_DURATION), f"p{100 * q:g}") for q in (0.5, 0.95, 0.99)],
+            Look(SECONDS, empty=NEEDS_LOGS, least=0, names=("p50", "p95", "p99"), step=CANARY_STEP),
+            width=12,
+        ),
+        panels.graph(
+            503,
+            "Whole time of users' requests, by server",
+            "Which server is slow to its users? Mean of 30 minutes. One that is slower with the same models: Server,"
+            " where its time goes. Ten slowest.",
+            Query(f"topk(10, {over('max', 'server', pick(names.REQUEST_DURATION))})", "{{server}}"),
+            Look(SECONDS, empty=NEEDS_LOGS, least=0),
+        ),
+        panels.graph(
+            504,
+            "Whole time by route, 95th percentile",
+            "Is it chats, completions or embeddings that are slow? Embeddings take milliseconds when nobody waits:"
+            " they are the finest sign of a queue.",
+            Query(quantile(0.95, catalog.LOG_DURATION, "api_endpoint"), "{{api_endpoint}}"),
+            Look(SECONDS, empty=NEEDS_LOGS, least=0, step=CANARY_STEP),
+        ),
+        panels.graph(
+            505,
+            "Requests that were not answered well",
+            "Which errors do users get? By access lines. 503: the queue is full. 5xx: errors, and clients that left"
+            " while they waited for a slot. 499: left while the model was loading. 4xx: their own mistakes, or no"
+            " such model.",
+            Query(
+                f"{over('sum', 'status', increase(catalog.LOG_REQUESTS, status='!2xx', **names.USE_A_MODEL))} > 0",
+                "{{status}}",
+            ),
+            Look(COUNT, empty="None, or no source logs", least=0, names=STATUSES),
+            stack=True,
+            as_bars=True,
+        ),
+    ),
+)
+
 BOARD = Board(
     "ollama-latency",
     "Ollama / Latency and objectives",
-    "Are the objectives kept, and if not, since when and by whom? Measured by canaries on models in use.",
-    (_BUDGETS, _BURNING, _FIRST_TOKEN, _SPEED),
+    "Are the objectives kept, and if not, since when and by whom? First tokens and speed by canaries on models in use,"
+    " success and whole times by users' own requests where the source logs reads them.",
+    (_BUDGETS, _BURNING, _FIRST_TOKEN, _SPEED, _USERS),
 )

@@ -8,6 +8,7 @@ from dashboards.src.panels import (
     BYTES,
     CANARY_STEP,
     COUNT,
+    NEEDS_LOGS,
     NO_TRAFFIC,
     SECONDS,
     SHARE,
@@ -99,8 +100,8 @@ _CHURN = Row(
         panels.graph(
             203,
             "Unloads of each model",
-            "Which models go? After their keep_alive, or pushed out, or their runner died: only the source logs will"
-            " tell which. Ten most; a lower bound.",
+            "Which models go? After their keep_alive, or pushed out, or their runner died: the log tells of the"
+            " last two, below. Ten most; a lower bound.",
             Query(f"topk(10, {over('sum', _SM, f'{increase(catalog.UNLOADS_SEEN)} > 0')})", "{{server}} {{model}}"),
             Look(COUNT, empty="No unloads", least=0),
             stack=True,
@@ -133,6 +134,89 @@ _CHURN = Row(
             " knowingly. Warm models take less than 0.1 s; above 30 s (dashed) it alerts.",
             Query(f"topk(10, {quantile(0.95, catalog.CANARY_LOAD, 'model')})", "{{model}}"),
             Look(SECONDS, panels.LOAD_LIMITS, NO_TRAFFIC, least=0, step=CANARY_STEP),
+        ),
+    ),
+)
+
+_TROUBLE = ("load_failed", "load_aborted", "load_oom", "allocation_failed", "host_memory_pressure",
+            "evicted_for_memory", "runtime_oom", "runner_died", "crash")  # fmt: skip
+_CUT = ("prompt_truncated", "context_exceeded", "context_shift", "context_clamped")
+
+
+def _events(kinds: tuple[str, ...]) -> Query:
+    counted = increase(catalog.LOG_EVENTS, kind=f"~{'|'.join(kinds)}")
+    return Query(f"{over('sum', 'kind', counted)} > 0", "{{kind}}")
+
+
+_LOGGED = Row(
+    500,
+    "How do loads go, and does everything fit? (source logs)",
+    (
+        panels.graph(
+            501,
+            "Time of a load, by model, 95th percentile",
+            "How long do users wait for a model to load? As the server tells it, for every load that succeeded;"
+            " waiting in its queue and evictions not included. Above 30 s (dashed) it alerts: a slow disk, or a large"
+            " model. Ten slowest.",
+            Query(f"topk(10, {quantile(0.95, catalog.LOG_LOAD_DURATION, 'model')})", "{{model}}"),
+            Look(SECONDS, panels.LOAD_LIMITS, "No loads, or no source logs", least=0),
+        ),
+        panels.heat(
+            502,
+            "Loads: how their times spread",
+            "Are all loads slow, or the first ones? A low band beside a high one: files in the page cache, and files"
+            " that must come from the disk.",
+            catalog.LOG_LOAD_DURATION,
+            width=8,
+            height=8,
+            empty=NEEDS_LOGS,
+        ),
+        panels.graph(
+            503,
+            "Loads begun, and those that succeeded",
+            "Do loads fail? begun counts each attempt; succeeded less than that: failed, given up, or tried once more"
+            " with less. Next: the panel beside.",
+            [
+                Query(f"sum({increase(catalog.LOG_LOADS_BEGUN)})", "begun"),
+                Query(f"sum({increase(catalog.LOG_LOAD_DURATION, '_count')})", "succeeded"),
+            ],
+            Look(COUNT, empty=NEEDS_LOGS, least=0, names=("begun", "succeeded")),
+            as_bars=True,
+        ),
+        panels.graph(
+            504,
+            "Failed loads, evictions, deaths and lack of memory",
+            "What went wrong with models? load_failed and load_oom: users got errors, or half the context."
+            " runtime_oom: all models were unloaded. runner_died: answers were lost. evicted_for_memory: two models"
+            " do not fit together. Next: a smaller context, fewer slots, or another server.",
+            _events(_TROUBLE),
+            Look(COUNT, empty="None, or no source logs", least=0, names=_TROUBLE),
+            stack=True,
+            as_bars=True,
+        ),
+        panels.graph(
+            505,
+            "Prompts and answers that did not fit",
+            "Do users get answers to a part of what they asked? prompt_truncated: cut. context_exceeded: refused."
+            " context_shift: half of the context was dropped in mid-answer. context_clamped: more was wanted than the"
+            " model was trained with. Next: num_ctx in the Modelfile.",
+            _events(_CUT),
+            Look(COUNT, empty="None, or no source logs", least=0, names=_CUT),
+            stack=True,
+            as_bars=True,
+        ),
+        panels.graph(
+            506,
+            "Tokens that were cut off",
+            "How much is lost? of prompts: cut before the model saw them. of answers: context dropped in mid-answer."
+            " What is left out of a chat's history before that is not logged.",
+            [
+                Query(f"sum({increase(catalog.LOG_TRUNCATED_TOKENS)})", "of prompts"),
+                Query(f"sum({increase(catalog.LOG_SHIFTED_TOKENS)})", "of answers"),
+            ],
+            Look(COUNT, empty=NEEDS_LOGS, least=0, names=("of prompts", "of answers")),
+            stack=True,
+            as_bars=True,
         ),
     ),
 )
@@ -250,6 +334,6 @@ BOARD = Board(
     "ollama-models",
     "Ollama / Models and memory",
     "What lives where, and is it churning?",
-    (_LIVING, _CHURN, _SKEW, _DISK),
+    (_LIVING, _CHURN, _LOGGED, _SKEW, _DISK),
     annotations=("alerts", "restarts", "loads"),
 )

@@ -10,13 +10,14 @@ from dataclasses import dataclass
 
 from exporter import catalog
 from exporter.model import Family
+from exporter.ollamalog import INFERENCE
 
 RATE = "$__rate_interval"
 
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """A recorded series; `unit` as in the catalogue, or `ratio`."""
+    """A recorded series; `unit` as in the catalogue, or `ratio`, or `per second`."""
 
     name: str
     labels: tuple[str, ...]
@@ -29,6 +30,10 @@ _JOB = ("job",)
 _SERVER = ("job", "instance", "server")
 _MODEL = ("job", "instance", "server", "model")
 _HOST = ("job", "instance", "host")
+_GPU = (*_HOST, "gpu")
+
+USE_A_MODEL = {"api_endpoint": f"~{'|'.join(INFERENCE)}"}
+"""For `pick()`: the routes of access lines by which users' requests come."""
 
 WINDOWS = ("5m", "30m", "1h", "2h", "6h", "1d", "3d", "30d")
 
@@ -49,6 +54,18 @@ REQUESTS = {window: Recorded(f"job:ollama_requests:increase_{window}", _JOB) for
 WAITED_OVER_2S = Recorded("server:ollama_queue_wait_over_2s:ratio_rate_30m", _SERVER, "ratio")
 QUEUE_WAIT = Recorded("server:ollama_queue_wait_seconds:mean_30m", _SERVER, "seconds")
 SATURATION = Recorded("server:ollama_saturation:ratio_15m", _SERVER, "ratio")
+REJECTED = Recorded("server:ollama_requests_rejected:increase_15m", _SERVER)
+SLOTS = Recorded("server:ollama_slots:sum", _SERVER)
+SLOTS_BUSY = Recorded("server:ollama_slots_busy:ratio", _SERVER, "ratio")
+WAITING = Recorded("server:ollama_requests_waiting:ratio", _SERVER, "ratio")
+USERS_REQUESTS = Recorded("server:ollama_user_requests:increase_5m", _SERVER)
+REQUEST_DURATION = Recorded("server:ollama_request_duration_seconds:mean_30m", _SERVER, "seconds")
+TOKENS = Recorded("server:ollama_generated_tokens:rate_5m", _SERVER, "per second")
+CRASHES = Recorded("server:ollama_crashes:increase_30m", _SERVER)
+LONGEST_SEQUENCE = Recorded("model:ollama_longest_sequence:ratio", _MODEL, "ratio")
+CONTAINER_MEMORY = Recorded("server:ollama_container_memory_used:ratio", _SERVER, "ratio")
+CONTAINER_THROTTLED = Recorded("server:ollama_container_throttled:ratio_rate_15m", _SERVER, "ratio")
+GPU_MEMORY = Recorded("gpu:ollama_gpu_memory_used:ratio", _GPU, "ratio")
 PER_TOKEN = Recorded("model:ollama_time_per_output_token_seconds:mean_30m", _MODEL, "seconds")
 TTFT = Recorded("model:ollama_ttft_seconds:mean_30m", _MODEL, "seconds")
 PHASES = Recorded("server:ollama_phase_seconds:mean_30m", (*_SERVER, "phase"), "seconds")
@@ -78,6 +95,8 @@ def pick(metric: Metric, suffix: str = "", **where: str) -> str:
     matchers = ['job=~"$job"']
     if "source" in labels:
         matchers += ['server=~"$server|"', 'source=~"$source"']  # a source that is about no server has an empty one
+    elif "server" in labels and "host" in labels:
+        matchers += ['host=~"$host"', 'server=~"$server|"']  # what is no server's has an empty one
     elif "server" in labels:
         matchers.append('server=~"$server"')
     elif "host" in labels:
@@ -86,6 +105,8 @@ def pick(metric: Metric, suffix: str = "", **where: str) -> str:
         matchers.append('instance=~"$instance"')
     if "model" in labels:
         matchers.append('model=~"$model"')
+    if "gpu" in labels:
+        matchers.append('gpu=~"$gpu"')
     return f"{metric.name}{suffix}{{{','.join([*matchers, *(_matcher(*pair) for pair in where.items())])}}}"
 
 
@@ -120,6 +141,11 @@ def within(family: Family, bound: str, by: str = "", **where: str) -> str:
     """Share of observations up to a bucket's boundary: exact, and addable over servers."""
     count = over("sum", by, rate(family, "_count", **where))
     return f"{over('sum', by, rate(family, '_bucket', le=bound, **where))} / ({count} > 0)"
+
+
+def share(part: str, whole: str) -> str:
+    """Nothing where there is nothing to have a share of."""
+    return f"{part} / ({whole} > 0)"
 
 
 def age(family: Family, by: str) -> str:

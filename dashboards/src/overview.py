@@ -6,6 +6,9 @@ from dashboards.src import names, panels
 from dashboards.src.names import increase, over, pick, rate, state_code, tokens_per_second, within
 from dashboards.src.panels import (
     COUNT,
+    NEEDS_BOTH,
+    NEEDS_LOGS,
+    NEEDS_SOCKETS,
     NO_TRAFFIC,
     SECONDS,
     SHARE,
@@ -19,6 +22,7 @@ from dashboards.src.panels import (
 )  # fmt: skip
 from exporter import catalog
 from exporter.sources.canary import OUTCOMES
+from exporter.sources.logs import STATUSES
 
 _LOADED = over("count", "model", pick(catalog.LOADED_SIZE))
 _AVAILABLE, _ALERTS = pick(names.AVAILABLE), names.ALERTS.name
@@ -56,8 +60,9 @@ _VERDICT = Row(
         panels.stat(
             103,
             "Success",
-            "Which share of the measured requests of the last hour ended well? Measured are the canary's, on models"
-            " in use. Below 99 % the objective is missed: the board Canary tells how they ended.",
+            "Which share of the requests of the last hour ended well? Users' own, by access lines, where the source"
+            " logs reads them; else the canary's. Below 99 % the objective is missed: Latency tells by status, Canary"
+            " how its own ended.",
             f"1 - max({pick(names.ERRORS['1h'])})",
             Look(SHARE, panels.SUCCEEDING, NO_TRAFFIC, decimals=1),
             width=3,
@@ -75,7 +80,8 @@ _VERDICT = Row(
             105,
             "Longest wait",
             "How long do requests wait for a slot at the server where they wait longest, on average over 30 minutes?"
-            " An upper bound. From 2 s on users feel it: see Queue and capacity.",
+            " Users' own where sockets, runner and logs tell, else the canary's, an upper bound. From 2 s on users feel"
+            " it: see Queue and capacity.",
             f"max({pick(names.QUEUE_WAIT)})",
             Look(SECONDS, panels.WAIT_LIMITS, NO_TRAFFIC),
             width=3,
@@ -83,8 +89,8 @@ _VERDICT = Row(
         panels.stat(
             106,
             "Fullest server",
-            "Of the measurements due in 15 minutes, how many found the fullest server without a free slot? 0: none."
-            " From half on, users queue: see Queue and capacity.",
+            "In which share of the last 15 minutes had the fullest server no free slot? 0: there always was one. From"
+            " half on, users queue: see Queue and capacity. Where slots cannot be seen: share of the canaries due.",
             f"max({pick(names.SATURATION)})",
             Look(SHARE, panels.SATURATION_LIMITS, NO_TRAFFIC, decimals=0),
             width=3,
@@ -98,6 +104,43 @@ _VERDICT = Row(
             width=6,
             show="both",
             severities=True,
+        ),
+        panels.stat(
+            108,
+            "Waiting now, estimated",
+            "How many requests have been received and wait for a slot? As many as there are slots double everybody's"
+            " time. Next: Queue and capacity, whose graph shows the bounds.",
+            f"sum({pick(catalog.SOCKETS_WAITING)})",
+            Look(COUNT, empty=NEEDS_BOTH, decimals=0),
+            width=6,
+        ),
+        panels.stat(
+            109,
+            "Oldest unanswered",
+            "Does somebody wait for ever? How long the oldest request has been without any byte; one that is not"
+            " streamed counts until it is whole. From 3 minutes on: Runner internals, whether its server makes"
+            " tokens.",
+            f"max({pick(catalog.SOCKETS_OLDEST)})",
+            Look(SECONDS, panels.OLDEST_LIMITS, NEEDS_SOCKETS, decimals=0),
+            width=6,
+        ),
+        panels.stat(
+            110,
+            "Users' requests a minute",
+            "How much is asked? Requests that use a model and ended within 5 minutes, by access lines, without the"
+            " canary's. 0 while users complain: they do not reach these servers.",
+            f"sum({pick(names.USERS_REQUESTS)}) / 5",
+            Look(COUNT, empty=NEEDS_LOGS, decimals=1),
+            width=6,
+        ),
+        panels.stat(
+            111,
+            "Refused in 15 minutes",
+            "How many requests got a 503, because the scheduler's queue was full? Users' own by access lines, else the"
+            " canary's. Any is one too many: see Queue and capacity.",
+            f"sum({pick(names.REJECTED)})",
+            Look(COUNT, panels.ANY_IS_BAD, NO_TRAFFIC, decimals=0),
+            width=6,
         ),
     ),
 )
@@ -127,6 +170,12 @@ _SERVERS = Row(
                     "Saturation",
                     query=over("max", "server", pick(names.SATURATION)),
                     look=Look(SHARE, panels.SATURATION_LIMITS, decimals=0, least=0, most=1),
+                    cell="bar",
+                ),
+                Column(
+                    "Waiting per slot",
+                    query=over("max", "server", pick(names.WAITING)),
+                    look=Look(COUNT, panels.SATURATION_LIMITS, decimals=1, least=0, most=2),
                     cell="bar",
                 ),
                 Column(
@@ -184,7 +233,8 @@ _TIME = Row(
             "Mean time of a request, by phase",
             "What do requests spend their time on, on average over the servers? queue: more slots or servers are"
             " needed. load: models push each other out. prompt: long prompts, lost caches. generate: the GPU, or"
-            " weights on the CPU.",
+            " weights on the CPU. By canaries, which are held back while users fill the slots: then look at waiting"
+            " requests, below.",
             Query(over("avg", "phase", pick(names.PHASES)), "{{phase}}"),
             Look(SECONDS, empty=NO_TRAFFIC, names=("queue", "load", "prompt", "generate"), least=0),
             width=12,
@@ -238,6 +288,27 @@ _TRAFFIC = Row(
             " of them makes users wait. Next: Models and memory tells which models.",
             Query(over("max", "server", pick(names.LOADS)), "{{server}}"),
             Look(COUNT, panels.LOADS_LIMITS, least=0, room=8),
+        ),
+        panels.graph(
+            404,
+            "Users' requests, by how they were answered",
+            "How many requests end, and how? By access lines; the canary's are among them. 503: the queue is full. 5xx:"
+            " errors, and clients that left while they waited for a slot. A stream that broke off counts as 2xx."
+            " Next: what the log says, on Server.",
+            Query(over("sum", "status", increase(catalog.LOG_REQUESTS, **names.USE_A_MODEL)), "{{status}}"),
+            Look(COUNT, empty=NEEDS_LOGS, least=0, names=STATUSES),
+            width=12,
+            stack=True,
+            as_bars=True,
+        ),
+        panels.graph(
+            405,
+            "Waiting requests, by server",
+            "Where do users wait? Estimated, at each look. One server alone: the load is not spread. All: the fleet"
+            " is too small, see Queue and capacity.",
+            Query(f"topk(10, {over('max', 'server', pick(catalog.SOCKETS_WAITING))})", "{{server}}"),
+            Look(COUNT, empty=NEEDS_BOTH, least=0),
+            width=12,
         ),
     ),
 )

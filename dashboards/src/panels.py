@@ -33,9 +33,6 @@ from grafana_foundation_sdk.builders import (
     table as table_builder,
 )
 from grafana_foundation_sdk.builders import (
-    text as text_builder,
-)
-from grafana_foundation_sdk.builders import (
     timeseries as timeseries_builder,
 )
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
@@ -43,7 +40,6 @@ from grafana_foundation_sdk.models import common as shapes
 from grafana_foundation_sdk.models import dashboard as model
 from grafana_foundation_sdk.models import heatmap as heatmap_shapes
 from grafana_foundation_sdk.models import prometheus
-from grafana_foundation_sdk.models.text import TextMode
 
 from dashboards.src.names import ALERTS, RATE, Metric, increase, pick
 from exporter import catalog
@@ -63,7 +59,7 @@ PALETTE: dict[str, str] = {
     "caused_load": "purple", "empty": "dark-red", "rejected": "dark-orange", "http_error": BAD,
     "malformed": "light-red", "timeout": "semi-dark-orange", "unreachable": "semi-dark-red",
     # why none was sent
-    "busy": NEUTRAL, "unused": QUIET, "saturated": WARN, "in_flight": "dark-orange", "stopped": "light-orange",
+    "unused": QUIET, "saturated": WARN, "in_flight": "dark-orange", "stopped": "light-orange",
     "expiring": "light-blue", "replaced": "light-purple", "remote": "super-light-blue", "incapable": "#b7b7c0",
     "old_server": "#6c6c76", "untold": "#51515a",
     # why a reading failed: no connection, no answer, an answer that says no or nothing of use, settings, our mistake
@@ -87,6 +83,28 @@ PALETTE: dict[str, str] = {
     "iowait": "#119da4", "steal": "#c04fc0",
     "cpu some": NEUTRAL, "cpu full": "dark-blue", "memory some": "light-purple", "memory full": "dark-purple",
     "io some": "#5fc9cf", "io full": "#119da4",
+    # requests and slots
+    "no answer yet": "yellow", "waiting": "yellow", "at least": "#b7b7c0", "at most": "#6c6c76",
+    "streaming": "dark-blue", "idle": QUIET, "exporter": "light-purple", "busy": NEUTRAL, "slots": QUIET,
+    "reading prompts": "light-blue", "counted": NEUTRAL, "by Little's law": "light-purple",
+    # tokens
+    "computed": "light-blue", "cached": QUIET, "room": "#6c6c76", "of prompts": "light-blue", "of answers": "dark-blue",
+    # how requests were answered
+    "2xx": OK, "3xx": "#b7b7c0", "4xx": "light-blue", "499": "yellow", "5xx": BAD, "503": "dark-orange",
+    # what a server's log tells of
+    "load_failed": "dark-orange", "load_aborted": "light-purple", "load_oom": "semi-dark-orange",
+    "runtime_oom": "semi-dark-red", "allocation_failed": "light-orange", "evicted_for_memory": "purple",
+    "host_memory_pressure": WARN, "runner_died": BAD, "generation_failed": "light-red", "prompt_truncated": NEUTRAL,
+    "context_shift": "light-blue", "context_exceeded": "dark-blue", "client_left_queue": "yellow",
+    "parallel_forced": QUIET, "context_clamped": "super-light-blue", "invalid_option": "#b7b7c0",
+    "invalid_environment": "#6c6c76", "template_missing": "#51515a", "gpu_discovery_failed": "#c04fc0",
+    "crash": "dark-red", "begun": QUIET, "succeeded": "purple",
+    "access": "light-orange", "message": "dark-orange", "slot": "light-purple", "timing": "dark-purple",
+    # containers and GPUs
+    "restarts": "dark-orange", "OOM kills": BAD, "received": NEUTRAL, "sent": "dark-blue",
+    "application": NEUTRAL, "device": BAD, "corrected": "light-blue", "uncorrected": "dark-red",
+    "power_cap": QUIET, "power_brake": "dark-orange", "software_thermal": "light-red", "hardware_thermal": BAD,
+    "hardware_slowdown": "semi-dark-orange", "sync_boost": "#b7b7c0", "clocks_setting": "#6c6c76",
     # severities of alerts
     "critical": BAD, "warning": WARN, "info": NEUTRAL,
 }  # fmt: skip
@@ -156,6 +174,13 @@ PER_TOKEN_LIMITS = over_is_bad(0.05, 0.1)
 LOADS_LIMITS = over_is_bad(6, None)
 RECONFIGURATION_LIMITS = over_is_bad(3, None)
 GPU_SHARE = Steps(NEUTRAL, ((0.001, WARN), (0.98, OK)))
+OLDEST_LIMITS = over_is_bad(180, 600)
+FULL_CONTEXT = over_is_bad(0.9, None)
+CRASH_LIMITS = Steps(OK, ((0.5, WARN), (2.5, BAD)))
+CONTAINER_MEMORY = over_is_bad(0.95, None)
+CONTAINER_THROTTLED = over_is_bad(0.5, None)
+GPU_MEMORY = over_is_bad(0.98, None)
+GPU_HEAT = over_is_bad(87, None)
 MEMORY_LEFT = under_is_bad(0.08, 0.15)
 STORE_LEFT = under_is_bad(0.05, 0.1)
 CLOCK_LIMITS = Steps(WARN, ((-10, OK), (10, WARN)))
@@ -167,6 +192,11 @@ LAG_LIMITS = over_is_bad(0.1, 1.0)
 SPENT = "Spent"
 NO_TRAFFIC = "No traffic"
 NO_DATA = "No data from this source"
+NEEDS_SOCKETS, NEEDS_RUNNER, NEEDS_LOGS, NEEDS_DOCKER, NEEDS_GPU, NEEDS_AUDIT = (
+    f"Needs the source {source}" for source in ("sockets", "runner", "logs", "docker", "gpu", "audit")
+)
+NEEDS_METRICS = "Needs LLAMA_ARG_ENDPOINT_METRICS=1"
+NEEDS_BOTH = "Needs the sources sockets and runner"
 MISSING = "–"
 """In a cell, which has no room for a sentence."""
 
@@ -177,8 +207,12 @@ LAST_HALF_HOUR = "30m"
 
 # --- units ------------------------------------------------------------------------------------------------------------
 
-_UNITS = {"seconds": "s", "bytes": "bytes", "ratio": "percentunit", "tokens": "none", "": "short"}
+_UNITS = {
+    "seconds": "s", "bytes": "bytes", "ratio": "percentunit", "tokens": "none", "watts": "watt", "joules": "joule",
+    "celsius": "celsius", "per second": "cps", "": "short",
+}  # fmt: skip
 SHARE, SECONDS, BYTES, COUNT, TOKENS_PER_SECOND = "percentunit", "s", "bytes", "short", "suffix:tok/s"
+WATTS, JOULES, CELSIUS = "watt", "joule", "celsius"
 PLAIN = "none"
 """A number that is written out, such as a context of 2048 tokens."""
 
@@ -412,10 +446,11 @@ def timeline(
 
 
 def heat(
-    id: int, title: str, description: str, family: Family, *, width: int = 12, height: int = 9, step: str = CANARY_STEP
-) -> Panel:
+    id: int, title: str, description: str, family: Family, *, width: int = 12, height: int = 9, step: str = CANARY_STEP,
+    empty: str = NO_TRAFFIC,
+) -> Panel:  # fmt: skip
     """How a histogram's observations spread over time: one colour from few to many, which judges nothing."""
-    look = Look(unit_of(family), empty=NO_TRAFFIC, step=step)
+    look = Look(unit_of(family), empty=empty, step=step)
     expr = f"sum by (le) ({increase(family, '_bucket')})"
     builder = _common(heatmap_builder.Panel(), id, title, description, look)
     colour = heatmap_builder.HeatmapColorOptions().mode(heatmap_shapes.HeatmapColorMode.SCHEME).scheme("Blues")
@@ -529,14 +564,6 @@ def _column(column: Column) -> list[model.DynamicConfigValue]:
     return properties
 
 
-def note(id: int, title: str, content: str, *, width: int = 24, height: int = 4) -> Panel:
-    """Words, where there is no number yet."""
-    builder = text_builder.Panel().id(id).title(title).mode(TextMode.MARKDOWN).content(content)
-    return Panel(
-        id, builder.description("What this board cannot show yet, and what will make it appear."), width, height
-    )
-
-
 def link_to(uid: str, variable: str) -> str:
     """The same time and variables on another board, with the value of this cell chosen there."""
     kept = "".join(f"&${{{name}:queryparam}}" for name in ("datasource", "job"))
@@ -615,6 +642,8 @@ def _variables(used: set[str]) -> Iterable[Any]:
         yield _variable("instance", "Instance", f"label_values({catalog.EXPORTER_BUILD.name}{at_job}, instance)")
     if "host" in used:
         yield _variable("host", "Host", f"label_values({catalog.HOST_CPUS.name}{at_job}, host)")
+    if "gpu" in used:
+        yield _variable("gpu", "GPU", f"label_values({catalog.GPU_INFO.name}{at_job}, gpu)")
     yield _variable("server", "Server", f"label_values({catalog.UP.name}{at_job}, server)", "server" not in used)
     if "source" in used:
         yield _variable("source", "Source", f"label_values({catalog.SOURCE_UP.name}{at_job}, source)")

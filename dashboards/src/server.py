@@ -7,6 +7,8 @@ from dashboards.src.names import increase, mean, over, pick, quantile, rate, sta
 from dashboards.src.panels import (
     BYTES,
     COUNT,
+    NEEDS_AUDIT,
+    NEEDS_LOGS,
     NO_TRAFFIC,
     PLAIN,
     SECONDS,
@@ -20,11 +22,20 @@ from dashboards.src.panels import (
     link_to,
 )  # fmt: skip
 from exporter import catalog
-from exporter.model import REASONS
+from exporter.model import REASONS, Family
+from exporter.ollamalog import OCCURRENCES
+from exporter.sources.logs import STATUSES
 
 _SM = "server, model"
 _CENTURY = 10 * 365 * 86400
 _TOO_LATE = panels.over_is_bad(None, 1 - panels.WITHIN_2S)
+
+_CHOSEN = ((0, "server chooses", panels.NEUTRAL),)
+
+
+def _set(family: Family) -> str:
+    return over("max", "server", pick(family))
+
 
 _STATE = Row(
     100,
@@ -176,7 +187,7 @@ _WAITING = Row(
             "Where the time goes",
             "What do requests spend their time on at this server? queue: no free slot. load: models are swapped."
             " prompt: long prompts. generate: the GPU, or weights on the CPU. Mean of the chosen servers over 30"
-            " minutes.",
+            " minutes, by canaries, which are held back while users fill the slots.",
             Query(over("avg", "phase", pick(names.PHASES)), "{{phase}}"),
             Look(SECONDS, empty=NO_TRAFFIC, names=("queue", "load", "prompt", "generate"), least=0),
             stack=True,
@@ -184,8 +195,8 @@ _WAITING = Row(
         panels.graph(
             304,
             "Saturation",
-            "Does it have a free slot when one is needed? Share of the measurements due in 15 minutes that found"
-            " none. From half on (dashed) users queue. Next: Queue and capacity.",
+            "Does it have a free slot when one is needed? Share of 15 minutes in which there was none (where slots"
+            " cannot be seen: of the canaries due). From half on (dashed) users queue. Next: Queue and capacity.",
             Query(over("max", "server", pick(names.SATURATION)), "{{server}}"),
             Look(SHARE, panels.SATURATION_LIMITS, NO_TRAFFIC, least=0, most=1),
         ),
@@ -270,12 +281,150 @@ _API = Row(
         panels.stat(
             404,
             "Impossible values left out",
-            "Did the server tell nonsense (sizes below 0, times of the wrong type)? Anything above 0 is a bug of"
-            " Ollama's or of a proxy between: report it with the exporter's log.",
-            f"sum(increase({pick(catalog.REJECTED_VALUES)}[$__range]))",
+            "Did the server or a runner tell nonsense (sizes below 0, times of the wrong type)? Anything above 0 is a"
+            " bug of Ollama's or of a proxy between: report it with the exporter's log.",
+            f"sum(increase({pick(catalog.REJECTED_VALUES)}[$__range]))"
+            f" + (sum(increase({pick(catalog.RUNNER_REJECTED)}[$__range])) or vector(0))",
             Look(COUNT, panels.ANY_IS_ODD, decimals=0),
             width=6,
             height=8,
+        ),
+    ),
+)  # fmt: skip
+
+_LOG = Row(
+    500,
+    "What does its log tell? (source logs)",
+    (
+        panels.graph(
+            501,
+            "Requests that use a model, by how they were answered",
+            "Do users get answers? By access lines, the canary's among them. 503: the queue is full. 5xx: errors, and"
+            " clients that left while they waited for a slot. 499: left while the model was loading.",
+            Query(over("sum", "status", increase(catalog.LOG_REQUESTS, **names.USE_A_MODEL)), "{{status}}"),
+            Look(COUNT, empty=NEEDS_LOGS, least=0, names=STATUSES),
+            stack=True,
+            as_bars=True,
+        ),
+        panels.graph(
+            502,
+            "Incidents in the log, by kind",
+            "What does the server complain of? Red: something died. Orange: memory, loads. Blue: prompts too long for"
+            " the context. yellow: clients gave up waiting. Grey: settings and options that do nothing. Next: Models"
+            " and memory, which tells how much is lost.",
+            Query(f"{over('sum', 'kind', increase(catalog.LOG_EVENTS))} > 0", "{{kind}}"),
+            Look(COUNT, empty="None, or no source logs", least=0, names=OCCURRENCES),
+            stack=True,
+            as_bars=True,
+        ),
+        panels.graph(
+            503,
+            "Requests by route",
+            "What do users ask for? Ten busiest routes; pulls and creations are here too, which fill the disk and the"
+            " line.",
+            Query(f"topk(10, {over('sum', 'api_endpoint', increase(catalog.LOG_REQUESTS))} > 0)", "{{api_endpoint}}"),
+            Look(COUNT, empty=NEEDS_LOGS, least=0),
+            stack=True,
+            as_bars=True,
+        ),
+        panels.graph(
+            504,
+            "Requests that only read",
+            "Who asks for lists and versions? The exporter's own polls are among them: a few a minute. Hundreds are a"
+            " client that asks before each prompt. Ten most.",
+            Query(f"topk(10, {over('sum', 'api_endpoint', rate(catalog.LOG_READS))})", "{{api_endpoint}}"),
+            Look("cps", empty=NEEDS_LOGS, least=0),
+            width=12,
+        ),
+        panels.stat(
+            505,
+            "Starts in the chosen time",
+            "How often did the server start, by its log? More than its upgrades: it died, or was killed; look at the"
+            " end of the log before the start.",
+            f"sum(increase({pick(catalog.LOG_STARTS)}[$__range]))",
+            Look(COUNT, panels.ANY_IS_ODD, NEEDS_LOGS, decimals=0),
+            width=12,
+            height=8,
+        ),
+    ),
+)
+
+_SETTINGS = Row(
+    600,
+    "How is it set? (sources audit and logs)",
+    (
+        panels.table(
+            601,
+            "Settings, as its environment makes them",
+            "With how many slots, how long and how much? Seen in: where from. Slots: of each runner. Queue: requests"
+            " that may wait for the scheduler (not for a slot). Models: how many may be loaded at once. Do"
+            " nothing: variables that its version ignores, named below.",
+            (
+                Column("Server", "server", width=170),
+                Column("Seen in", "origin", width=110),
+                Column("Slots", query=_set(catalog.CONFIG_PARALLEL), width=80),
+                Column("Queue", query=_set(catalog.CONFIG_MAX_QUEUE), width=80),
+                Column("Models", query=_set(catalog.CONFIG_MAX_LOADED),
+                       look=Look(PLAIN, mapping=_CHOSEN), width=130),
+                Column("Keep alive", query=_set(catalog.CONFIG_KEEP_ALIVE),
+                       look=Look(SECONDS, ranges=((_CENTURY, None, "for good", panels.NEUTRAL),), decimals=0),
+                       width=110),
+                Column("Context", query=_set(catalog.CONFIG_CONTEXT), look=Look(PLAIN, mapping=_CHOSEN), width=130),
+                Column("Flash attention", "flash_attention", width=130),
+                Column("KV cache", "kv_cache_type", width=110),
+                Column("Do nothing", query=_set(catalog.CONFIG_IGNORED_COUNT),
+                       look=Look(COUNT, panels.ANY_IS_ODD), cell="colour"),
+            ),
+            extra=(over("max", "server, origin, flash_attention, kv_cache_type", pick(catalog.CONFIG_INFO)),),
+            empty=NEEDS_AUDIT,
+            height=6,
+        ),
+        panels.table(
+            602,
+            "Variables that do nothing",
+            "Which settings have no effect, and what would? A variable of another version, or misspelt: Ollama says"
+            " nothing. Empty beside it: nothing comes near.",
+            (Column("Server", "server"), Column("Variable", "variable"), Column("Instead", "instead")),
+            extra=(over("max", "server, variable, instead", pick(catalog.CONFIG_IGNORED)),),
+            empty="None, or no source audit",
+            width=8,
+            height=7,
+        ),
+        panels.table(
+            603,
+            "Values that cannot be read",
+            "Which variables have a value that Ollama cannot read? The default holds instead, silently.",
+            (Column("Server", "server"), Column("Variable", "variable")),
+            extra=(over("max", "server, variable", pick(catalog.CONFIG_INVALID)),),
+            empty="None, or no source audit",
+            width=8,
+            height=7,
+        ),
+        panels.table(
+            604,
+            "Settings that hurt, and broken rules",
+            "What should be changed? `ollama-exporter check --online` says each problem in words; rules are those of"
+            " the policy file.",
+            (Column("Server", "server"), Column("Problem", "problem"), Column("Rule of the policy", "rule")),
+            extra=(
+                over("max", "server, problem", f"{pick(catalog.CONFIG_PROBLEM)} == 1"),
+                over("max", "server, rule", f"{pick(catalog.POLICY_VIOLATION)} == 1"),
+            ),
+            empty="None, or no source audit",
+            width=8,
+            height=7,
+        ),
+        panels.matrix(
+            605,
+            "Settings in force, as the server logged them",
+            "What did each server say at its last start, and do they differ? Defaults are included. Nothing is here"
+            " when that line was too far back at the exporter's first look.",
+            over("max", "setting, server, value", pick(catalog.LOG_SETTING)),
+            row="setting",
+            column="server",
+            value="value",
+            empty=NEEDS_LOGS,
+            height=10,
         ),
     ),
 )  # fmt: skip
@@ -284,6 +433,6 @@ BOARD = Board(
     "ollama-server",
     "Ollama / Server",
     "What is this machine doing? Choose one server above; several are shown side by side.",
-    (_STATE, _LOADED, _WAITING, _API),
+    (_STATE, _LOADED, _WAITING, _API, _LOG, _SETTINGS),
     annotations=("alerts", "restarts", "loads"),
 )
