@@ -46,6 +46,8 @@ from exporter.sources.runner import (
     OTHER,
     UNKNOWN,
     RunnerSource,
+    _Missing,
+    _Runner,
     argument,
 )
 from exporter.sources.runner import _grown as grown
@@ -481,6 +483,24 @@ async def test_swapping_models_is_no_crash() -> None:
                 assert all(seen(catalog.RUNNER_MISSING, model=model) != 1.0 for model in (TINY, LLAMA))
         assert seen.total(catalog.RUNNER_STARTS, model=TINY) > 3.0
         assert seen.series(catalog.RUNNER_STARTS) == {("a", TINY), ("a", LLAMA)}
+
+
+def test_a_model_that_is_on_its_way_out_at_two_looks_is_no_crash() -> None:
+    missing = _Missing()
+
+    def look(at: float, *pids: int) -> frozenset[str]:
+        runners = [_Runner(RunnerProcess(1000 + pid, pid, ("--model", "x"), float(pid)), True) for pid in pids]
+        for runner in runners:
+            runner.model = LLAMA
+        missing.see(at, frozenset({TINY}), runners)
+        return missing.dead
+
+    assert look(0.0, 1) == frozenset()
+    assert look(5.0, 2) == frozenset()  # between the two looks another one was started
+    assert look(10.0, 3) == frozenset()
+    assert look(15.0, 3) == {TINY}
+    assert look(20.0, 4) == {TINY}  # a load elsewhere does not bring it back
+    assert look(25.0) == {TINY}
 
 
 @virtually

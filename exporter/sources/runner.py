@@ -480,12 +480,15 @@ def _counts(runner: _Runner) -> Iterator[tuple[Family, float]]:
 @dataclass(slots=True)
 class _Missing:
     """Listed models without a process. `listed`: those that could be judged at this look, None when none could;
-    `dead`: those whose process was missing at two looks; `died`: those of them that were not dead before."""
+    `dead`: those whose process was missing at two looks, between which no runner was started: where models push each
+    other out every few seconds, two looks may well meet a model on its way out; `died`: those of them that were not
+    dead before."""
 
     listed: frozenset[str] | None = None
     dead: frozenset[str] = frozenset()
     died: frozenset[str] = frozenset()
     _since: dict[str, float] = field(default_factory=dict)
+    _alive: frozenset[tuple[int | None, float | None]] = frozenset()
 
     def see(self, at: float, listed: frozenset[str] | None, runners: Sequence[_Runner] | None) -> None:
         """`runners`: all there are, None when processes cannot be seen. One whose names are not known may be any."""
@@ -493,7 +496,9 @@ class _Missing:
             self.listed, self.dead, self.died, self._since = None, frozenset(), frozenset(), {}
             return
         there: frozenset[str] = frozenset().union(*(runner.names | {runner.model} for runner in runners))
-        self._since = {name: self._since.get(name, at) for name in listed - there}
+        alive = frozenset((runner.process.pid, runner.process.started) for runner in runners)
+        before = self._since if alive <= self._alive else {name: self._since[name] for name in self.dead}
+        self._since, self._alive = {name: before.get(name, at) for name in listed - there}, alive
         dead = frozenset(name for name, since in self._since.items() if at - since >= _MISSING_AFTER)
         self.listed, self.died, self.dead = listed, dead - self.dead, dead
 
