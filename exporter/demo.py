@@ -91,8 +91,8 @@ class SimMachine:
         return Place((address,), None, _pid(resident.pid), None, f"/system.slice/{resident.server.name}.service")
 
     def connections(self, place: Place) -> Connections:
-        server = self._resident(place).server
-        return Connections(tuple(_connection(talk) for talk in server.ledger.now()), 0, _BACKLOG)
+        ledger = self._resident(place).server.ledger
+        return Connections(tuple(_connection(talk) for talk in ledger.now()), ledger.accept_queue, _BACKLOG)
 
     def runners(self, place: Place) -> tuple[RunnerProcess, ...]:
         return tuple(
@@ -117,6 +117,7 @@ class SimMachine:
             "OLLAMA_KEEP_ALIVE": go_duration(config.engine.keep_alive_seconds),
             "OLLAMA_CONTEXT_LENGTH": str(config.engine.default_num_ctx),
             "LLAMA_ARG_ENDPOINT_METRICS": "1",
+            **dict(config.environment),
         }
         return {**told, "OLLAMA_NO_CLOUD": "1"} if config.cloud_disabled else told
 

@@ -27,9 +27,6 @@ ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "incidents.md"
 NEWER = ROOT / ".cache" / "promtools" / "usr" / "bin" / "promtool"
 WITHOUT_INCIDENT = {"Watchdog": "fires always: it is seen where nothing happens"}
-FROM_INSIDE = ("requests", "runners", "containers", "gpus", "settings", "logs")
-"""Groups of alerts that ask only what is seen from inside a server's machine (sockets, processes, logs, containers,
-GPUs). The simulated servers of these incidents are seen over HTTP alone."""
 WATCHDOG = "`Watchdog` fires always. It is seen in every incident, and left out here.\n"
 _SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
@@ -37,7 +34,6 @@ ALERTING = [
     rule
     for path in RULES
     for group in yaml.safe_load(path.read_text("utf-8"))["groups"]
-    if group["name"].removeprefix("ollama-alerts-") not in FROM_INSIDE
     for rule in group["rules"]
     if "alert" in rule
 ]

@@ -59,10 +59,11 @@ def _over_models(family: str) -> str:
 
 def _taken() -> str:
     """1 while a request would find no free slot: some wait already, or all slots of some model are at work. A look at a
-    server that is loading a model says nothing: who waits then may wait for the load."""
+    server that is loading a model, or does not answer at all, says nothing: who waits then may wait for that."""
     waiting = f"sum by ({SERVER}) ({_WAITING}) > bool 0.5"
     full = f"max by ({SERVER}) (ollama_runner_slots_busy >= bool (ollama_runner_slots > 0))"
-    return f"{waiting}\nunless on ({SERVER}) {_over_models('ollama_runner_loading')} > 0\nor\n{full}"
+    elsewhere = f"(\n  {_over_models('ollama_runner_loading')} > 0\n  or ollama_up == 0\n)"
+    return f"{waiting}\nunless on ({SERVER}) {elsewhere}\nor\n{full}"
 
 
 def _users(window: str) -> str:
@@ -125,6 +126,7 @@ _LOST_ACCESS = f"""\
 (
 {indented(increased("ollama_log_reads_total", "15m", SERVER), 2)}
   + {increased("ollama_log_requests_total", "15m", SERVER)}
+  + {increased('ollama_log_misfit_lines_total{kind="access"}', "15m", SERVER)}
 )
 == 0"""
 

@@ -27,6 +27,10 @@ def _reads(values: str) -> Series:
     return series("ollama_log_reads_total", {**SERVER, "api_endpoint": "/api/ps"}, values)
 
 
+def _unread(values: str) -> Series:
+    return series("ollama_log_misfit_lines_total", {**SERVER, "kind": "access"}, values)
+
+
 def _oldest(values: str) -> Series:
     return series("ollama_sockets_oldest_unanswered_seconds", SERVER, values)
 
@@ -198,10 +202,12 @@ LOGS = (
          (series("ollama_log_gaps_total", SERVER, count((0, 70), (1, 1), (0, 50))), series("ollama_log_behind", SERVER, steps((0, 70), (1, 5), (0, 46)))), (72, 90, 110), ()),
     Case("OllamaLogSilent", "the server logs elsewhere for 50 minutes",
          (_reads(count((12, 30), (0, 50), (12, 30))), logged("2xx", count((1, 30), (0, 50), (1, 30))), source("logs", steps((1, 110))),
-          series("ollama_up", SERVER, steps((1, 110)))), (29, 45, 52, 82),
+          _unread(count((0, 110))), series("ollama_up", SERVER, steps((1, 110)))), (29, 45, 52, 82),
          ((57, told(SERVER, "gpu1 has answered the exporter all the time, and the log that is read for it has had no access line for 15 minutes: it is not this server's, or no longer.")),)),
     Case("OllamaLogSilent", "the server is down",
-         (_reads(count((12, 30), (0, 50))), logged("2xx", count((1, 30), (0, 50))), source("logs", steps((1, 80))), series("ollama_up", SERVER, steps((1, 30), (0, 50)))), (50, 60, 79), ()),
+         (_reads(count((12, 30), (0, 50))), logged("2xx", count((1, 30), (0, 50))), _unread(count((0, 80))), source("logs", steps((1, 80))), series("ollama_up", SERVER, steps((1, 30), (0, 50)))), (50, 60, 79), ()),
+    Case("OllamaLogSilent", "its access lines are there, and cannot be read",
+         (_reads(count((12, 30), (0, 50))), logged("2xx", count((1, 30), (0, 50))), _unread(count((0, 30), (13, 50))), source("logs", steps((1, 80))), series("ollama_up", SERVER, steps((1, 80)))), (50, 60, 79), ()),
 )  # fmt: skip
 
 _NO_CANARY = (attempts("ok", count((0, 120))), attempts("timeout", count((0, 120))), attempts("rejected", count((0, 120))),
@@ -220,6 +226,8 @@ BEST = (
          (*_NO_CANARY, *_slots(steps((1, 30), (2, 50), (1, 40)), 120)), (20, 35, 95), ((60, told(SERVER, _MET.format("100%", "gpu1"), "warning")),)),
     Case("OllamaQueueSaturated", "everybody waits for a load, that is another trouble",
          (*_slots(steps((0, 60)), 60, loading=steps((0, 20), (1, 30), (0, 10))), _waiting(steps((0, 20), (8, 30), (0, 10)))), (30, 40, 49), ()),
+    Case("OllamaQueueSaturated", "everybody waits for a server that takes no connection, that is another trouble",
+         (_waiting(steps((0, 20), (8, 30), (0, 10))), series("ollama_up", SERVER, steps((1, 20), (0, 30), (1, 10)))), (30, 40, 49), ()),
     Case("OllamaQueueSaturated", "by the kernel at one server, by the canary at another",
          (*_slots(steps((2, 60)), 60), _waiting(steps((1, 60))), attempts("ok", count((0, 60)), _OTHER_MODEL), attempts("timeout", count((0.25, 60)), _OTHER_MODEL),
           attempts("rejected", count((0, 60)), _OTHER_MODEL), skips("saturated", count((0.75, 60)), _OTHER_MODEL), skips("in_flight", count((0, 60)), _OTHER_MODEL)), (),

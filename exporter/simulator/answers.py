@@ -104,6 +104,7 @@ def _steps(runner: Runner, prompt: Prompt, tokens: int, stream: bool) -> AsyncGe
 
 def _cut_by_fault(server: SimServer, path: str) -> bool:
     if server.faults.strikes("mid_stream_error", path) is not None:
+        server.journal.generation_failed("unexpected EOF")
         raise RunnerDiedError("an error was encountered while running the model: unexpected EOF")
     return server.faults.strikes("repeat_cut", path) is not None
 

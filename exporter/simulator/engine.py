@@ -11,13 +11,14 @@ import random
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 from exporter.simulator.events import EventLog
 from exporter.simulator.journal import Journal
 from exporter.simulator.models import GIB, MIB, SimModel
 from exporter.simulator.options import DEFAULT_OPTIONS, FOREVER_SECONDS, RunnerOptions
-from exporter.simulator.runner import Runner
+from exporter.simulator.runner import OutOfMemoryError, Runner
 
 BUSY = "server busy, please try again.  maximum pending requests exceeded"
 _COMPUTE_BUFFER_BYTES = 180 * MIB
@@ -96,6 +97,7 @@ class Engine:
         load_failure: Callable[[SimModel], str | None] = lambda model: None,
         gpu_lost: Callable[[], bool] = lambda: False,
         journal: Journal | None = None,
+        lacks_memory: Callable[[SimModel], bool] = lambda model: False,
     ) -> None:
         self.config = config
         self._log = log
@@ -103,6 +105,7 @@ class Engine:
         self._slowdown = slowdown
         self._load_failure = load_failure
         self._gpu_lost = gpu_lost
+        self._lacks_memory = lacks_memory
         self._journal = journal or Journal(None, now)
         self._rng = random.Random(config.seed)
         self._runners: dict[str, Runner] = {}  # by blob, as in Ollama
@@ -164,6 +167,10 @@ class Engine:
         runner = await self._acquire(wanted)
         try:
             yield runner
+        except OutOfMemoryError:
+            for other in tuple(self._runners.values()):
+                self.expire(other.model)
+            raise
         finally:
             self._release(runner, wanted)
 
@@ -323,7 +330,10 @@ class Engine:
 
     def _new_runner(self, wanted: Wanted) -> Runner:
         ctx, slots = self._ctx(wanted), self._slots(wanted.model)
-        runner = Runner(wanted.model, wanted.options, ctx, slots, self._slowdown, self._journal, self._now())
+        lacks_memory = partial(self._lacks_memory, wanted.model)
+        runner = Runner(
+            wanted.model, wanted.options, ctx, slots, self._slowdown, self._journal, self._now(), lacks_memory
+        )
         runner.references = 1
         keep_alive = wanted.keep_alive
         runner.session_seconds = self.config.keep_alive_seconds if keep_alive is None else keep_alive
@@ -382,7 +392,7 @@ class Engine:
     def die(self) -> None:
         """The process is gone with everything it knew; what starts afterwards has nothing loaded."""
         for runner in self._runners.values():
-            runner.alive, runner.closed = False, True
+            runner.end()
             if runner.timer is not None:
                 runner.timer.cancel()
             self._log.record("unload", runner.model.name, "server down")

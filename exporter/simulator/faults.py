@@ -10,7 +10,7 @@ from typing import Literal, get_args
 
 FaultKind = Literal[
     "dead",  # nothing listens: connection refused; the process and everything it had loaded is gone
-    "starting",  # TCP accepts, HTTP stays silent until it is over
+    "starting",  # it listens and takes no connection: the kernel accepts them, HTTP stays silent until it is over
     "ps_stalled",  # /api/ps hangs, everything else answers
     "slow",  # everything that computes takes `factor` times as long
     "saturated",  # background requests keep every slot of `model` busy and others waiting
@@ -18,11 +18,13 @@ FaultKind = Literal[
     "slot_lost",  # at once: the next request to end on `model` keeps its slot for ever
     "gpu_lost",  # what is loaded from now on is loaded into the host's memory
     "load_failed",  # loading `model` (empty: any) ends in 500
+    "runtime_oom",  # whoever reads a prompt on `model` (empty: any) runs out of memory, and all models are unloaded
     "error_rate",  # `rate` of the requests under `path` are answered `status`
     "mid_stream_error",  # after a few tokens an error line, under HTTP 200
     "repeat_cut",  # the answer is cut without an error and without done
     "truncated_json",  # half of the body, with a matching length
     "garbage",  # 200 and an HTML page
+    "log_reworded",  # access lines are written as no known version writes them
     "size_unread",  # /api/ps tells size 0, as a server does that could not read its runner's log
     "wrong_types",  # well-formed JSON in which every value has another type
     "huge_body",  # a valid answer padded to `size` bytes

@@ -215,6 +215,7 @@ class _Users:
         self._tally.asked += 1
         try:
             with self._server.visited("/api/chat" if model.can_complete else "/api/embed") as call:
+                await self._server.faults.over("starting")
                 async with self._server.engine.runner(Wanted(model, origin="user")) as runner:
                     if not model.can_complete:
                         await runner.embed(prompt)

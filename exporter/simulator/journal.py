@@ -19,10 +19,15 @@ class Journal:
 
     def __init__(self, sink: Sink | None, now: Callable[[], float]) -> None:
         self._sink, self._now = sink, now
+        self.reworded = False
+        """Access lines are written as no known version writes them."""
 
     # -- gin
 
     def access(self, method: str, path: str, status: int, seconds: float) -> None:
+        if self.reworded:
+            self._write(f"[GIN] status={status} took={go_duration(seconds)} method={method} path={path}")
+            return
         at = f"{self._moment():%Y/%m/%d - %H:%M:%S}"
         took = go_duration(float(int(seconds)) if seconds > 60 else seconds)
         self._write(f'[GIN] {at} | {status:3d} | {took:>13} | {_LOOPBACK:>15} | {method:<7}  "{path}"')
@@ -75,6 +80,15 @@ class Journal:
             message = "llama-server process no longer running"
             self._say(message, 'sys=9 string="signal: killed"', level="WARN", source="llama_server.go:1196")
 
+    def generation_failed(self, error: str) -> None:
+        self._say("llama-server completion error", f'error="{error}"', level="ERROR", source="llama_server.go:1640")
+
+    def out_of_memory(self, model: SimModel) -> None:
+        wanted = "allocating 512.00 MiB on device 0: cudaMalloc failed: out of memory"
+        self._write(f"ggml_backend_cuda_buffer_type_alloc_buffer: {wanted}")
+        message = "runtime OOM detected; expiring loaded models to clear memory before next request"
+        self._say(message, f"model={_path(model)}", level="WARN", source="sched.go:1648")
+
     def prompt_truncated(self, limit: int, before: int, kept: int, after: int) -> None:
         numbers = f"limit={limit} prompt={before} keep={kept} new={after}"
         self._say("truncating input prompt", numbers, level="WARN", source="llama_server.go:317")
@@ -96,6 +110,10 @@ class Journal:
         self._slot("print_timing", slot, task, f"       eval time = {_timing(made, seconds)}")
         total = (prompt_seconds + seconds) * 1e3
         self._slot("print_timing", slot, task, f"      total time = {total:10.2f} ms / {processed + made:5d} tokens")
+
+    def shifted(self, slot: int, task: int, kept: int, left: int, discarded: int) -> None:
+        said = f"slot context shift, n_keep = {kept}, n_left = {left}, n_discard = {discarded}"
+        self._slot("update_slots", slot, task, said)
 
     def released(self, slot: int, task: int, tokens: int) -> None:
         self._slot("release", slot, task, f"stop processing: n_tokens = {tokens}, truncated = 0")

@@ -42,6 +42,8 @@ class Call:
         self._first_at: float | None = None
         self._sent_at: float | None = None
         self._sent = 0
+        self.broken = False
+        """Its server has ended, and the connection with it."""
 
     def sent(self, size: int) -> None:
         """A part of the answer has gone out."""
@@ -89,7 +91,9 @@ class Ledger:
         self._numbers = itertools.count(1)
         self._calls: dict[int, Call] = {}
         self._idle: dict[int, Call] = {}
+        self._untaken: set[int] = set()
         self._listening = True
+        self._takes = True
 
     @contextlib.contextmanager
     def call(self, origin: str) -> Iterator[Call]:
@@ -98,14 +102,15 @@ class Ledger:
         number = next(self._numbers)
         call = Call(number, origin, number % 2 == 1, self._take(origin))
         self._calls[call.number] = call
+        if not self._takes:
+            self._untaken.add(call.number)
         try:
             yield call
-        except BaseException:
-            del self._calls[call.number]
-            raise
-        call.end()
-        del self._calls[call.number]
-        if self._listening:
+            call.end()
+        finally:
+            self._calls.pop(call.number, None)
+            self._untaken.discard(call.number)
+        if not call.broken:
             self._idle[call.number] = call
 
     def _take(self, origin: str) -> Call | None:
@@ -122,13 +127,27 @@ class Ledger:
     def listening(self) -> bool:
         return self._listening
 
+    @property
+    def accept_queue(self) -> int:
+        """Connections that the kernel has accepted and the process has not taken. They are among `now()`."""
+        return len(self._untaken)
+
     def listen(self) -> None:
         self._listening = True
 
+    def take(self, takes: bool) -> None:
+        """Whether the process takes connections; what has waited is taken at once."""
+        self._takes = takes
+        if takes:
+            self._untaken.clear()
+
     def hang_up(self) -> None:
-        """The process has ended, and its idle connections with it."""
+        """The process has ended, and its connections with it."""
         self._listening = False
-        self._idle.clear()
+        for call in self._calls.values():
+            call.broken = True
+        for calls in (self._calls, self._idle, self._untaken):
+            calls.clear()
 
 
 def _is_open(idle: Talk) -> bool:

@@ -32,6 +32,7 @@ class ServerConfig:
     loopback: bool = False  # bound to 127.0.0.1: the Host header is checked
     control: bool = False  # /_sim/ answers
     cloud_disabled: bool = False  # OLLAMA_NO_CLOUD
+    environment: tuple[tuple[str, str], ...] = ()  # variables beside those that make the engine what it is
 
 
 class SimServer:
@@ -51,7 +52,14 @@ class SimServer:
         self.ledger = Ledger()
         self.faults = Faults(self.config.engine.seed)
         self.engine = Engine(
-            self.config.engine, self.log, now, self._slowdown, self._load_failure, self._lost_gpu, self.journal
+            self.config.engine,
+            self.log,
+            now,
+            self._slowdown,
+            self._load_failure,
+            self._lost_gpu,
+            self.journal,
+            self._lacks_memory,
         )
         self._models = {model.name: model for model in self.config.models}
         routes = {**native.ROUTES, **openai.ROUTES}
@@ -86,10 +94,13 @@ class SimServer:
     def visited(self, path: str) -> Iterator[Call]:
         """A request that goes straight into the engine, as it would show in the access log and to the kernel."""
         loop = asyncio.get_running_loop()
-        started, status = loop.time(), 200
+        started, status, broken = loop.time(), 200, False
         try:
             with self.ledger.call("user") as call:
-                yield call
+                try:
+                    yield call
+                finally:
+                    broken = call.broken
         except ServerBusyError:
             status = 503
             raise
@@ -100,7 +111,7 @@ class SimServer:
             status = 0
             raise
         finally:
-            if status:
+            if status and not broken:
                 self.journal.access("POST", path, status, loop.time() - started)
 
     def _start(self) -> None:
@@ -155,6 +166,8 @@ class SimServer:
     # -- what faults do to the engine
 
     def _on_fault(self) -> None:
+        self.ledger.take(self.faults.active("starting") is None)
+        self.journal.reworded = self.faults.active("log_reworded") is not None
         dead = self.is_dead
         if dead != self._was_dead:
             self._was_dead = dead
@@ -199,6 +212,10 @@ class SimServer:
 
     def _lost_gpu(self) -> bool:
         return self.faults.active("gpu_lost") is not None
+
+    def _lacks_memory(self, model: SimModel) -> bool:
+        fault = self.faults.active("runtime_oom")
+        return fault is not None and fault.model in ("", model.name)
 
     def _load_failure(self, model: SimModel) -> str | None:
         fault = self.faults.active("load_failed")

@@ -16,10 +16,15 @@ from exporter.simulator.text import Prompt
 
 _CACHED_PROMPTS = 4_096
 _ONE_TOKEN_SECONDS = 1e-6
+_KEPT_TOKENS = 4
 
 
 class RunnerDiedError(Exception):
     """The child process went away under a request."""
+
+
+class OutOfMemoryError(RunnerDiedError):
+    """A device had no memory for what a request needs: all models go."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +52,7 @@ class Runner:
         slowdown: Callable[[], float],
         journal: Journal,
         started: float = 0.0,
+        lacks_memory: Callable[[], bool] = lambda: False,
     ) -> None:
         self.model = model
         self.options = options
@@ -72,6 +78,7 @@ class Runner:
         self.work = Slots([SlotWork(number) for number in range(slots)])
         self._slowdown = slowdown
         self._journal = journal
+        self._lacks_memory = lacks_memory
         self._numbers = list(range(slots))  # of the slots that are free
         self._tasks = 0
         self._semaphore = asyncio.Semaphore(slots)
@@ -96,6 +103,12 @@ class Runner:
             self.busy -= 1
             self._give_back_slot()
 
+    def end(self) -> None:
+        """Its server has ended: whoever works with it or waits for it is cut off."""
+        self.alive, self.closed = False, True
+        for _ in range(self.waiting):
+            self._semaphore.release()
+
     def _give_back_slot(self) -> None:
         if self.slots_to_lose > 0:
             self.slots_to_lose -= 1  # ollama#17131: the permit stays with a request that is gone
@@ -111,7 +124,7 @@ class Runner:
             row.make(made)
             yield 1
             while made < tokens:
-                portion = min(step, tokens - made)
+                portion = min(step, tokens - made, self._room(row, task))
                 seconds = portion * self._token_seconds()
                 row.make(made, portion, seconds)
                 await self._work(seconds)
@@ -134,7 +147,8 @@ class Runner:
 
     @contextlib.contextmanager
     def _told(self, prompt: Prompt, new_tokens: int, tokens: int = 0) -> Iterator[tuple[SlotWork, int]]:
-        """A task in its slot, and its lines in the log, from its beginning to its end; a dead runner writes none."""
+        """A task in its slot, and its lines in the log, from its beginning to its end; a dead runner writes none, and
+        Ollama one on each request that it leaves."""
         slot = self._numbers.pop() if self._numbers else 0
         task = self._tasks
         self._tasks += 1
@@ -142,10 +156,22 @@ class Runner:
         try:
             with self.work.work(slot, task, prompt.tokens - new_tokens, tokens) as row:
                 yield row, task
+        except RunnerDiedError:
+            if not self.closed:
+                self._journal.generation_failed("EOF")
+            raise
         finally:
             self._numbers.append(slot)
             if self.alive:
                 self._journal.released(slot, task, prompt.tokens)
+
+    def _room(self, row: SlotWork, task: int) -> int:
+        """Tokens until the context is full; if it is, half of it is thrown away first."""
+        if row.held >= self.num_ctx:
+            left = row.held - _KEPT_TOKENS
+            row.shed(left // 2)
+            self._journal.shifted(row.number, task, _KEPT_TOKENS, left, left // 2)
+        return max(1, self.num_ctx - row.held)
 
     async def _read_prompt(self, prompt: Prompt, new_tokens: int, row: SlotWork) -> float:
         self._remember(prompt)
@@ -155,6 +181,9 @@ class Runner:
         seconds = tokens / self.model.prefill_tokens_per_second * self._pace()
         row.read(tokens, seconds)
         await self._work(seconds)
+        if self._lacks_memory():
+            self._journal.out_of_memory(self.model)
+            raise OutOfMemoryError("llama-server ran out of memory: cudaMalloc failed: out of memory")
         row.read(tokens)
         self.work.totals.prompt_tokens += tokens
         self.work.totals.prompt_seconds += seconds

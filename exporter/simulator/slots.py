@@ -50,11 +50,12 @@ class SlotWork:
     _made: int = 0
     _stride: _Stretch = _NOTHING
     _held: int = 0
+    _shed: int = 0
 
     def begin(self, task: int, cached: int, tokens: int) -> None:
         self.task, self.busy, self.tokens, self.cached = task, True, tokens, cached
         self._prompt = self._stride = _NOTHING
-        self._made = 0
+        self._made = self._shed = 0
 
     def read(self, tokens: int, seconds: float = 0.0) -> None:
         """So many tokens of the prompt within so many seconds."""
@@ -63,6 +64,10 @@ class SlotWork:
     def make(self, made: int, tokens: int = 0, seconds: float = 0.0) -> None:
         """There are `made` tokens, and so many more will be within so many seconds."""
         self._made, self._stride = made, _Stretch(_now(), seconds, tokens)
+
+    def shed(self, tokens: int) -> None:
+        """A context shift: so many of the tokens that it holds are thrown away."""
+        self._shed += tokens
 
     def end(self) -> int:
         """How many tokens were made; the slot holds on to them."""
@@ -82,7 +87,7 @@ class SlotWork:
 
     @property
     def held(self) -> int:
-        return self.cached + self.processed + self.decoded if self.busy else self._held
+        return self.cached + self.processed + self.decoded - self._shed if self.busy else self._held
 
 
 @dataclass(slots=True)

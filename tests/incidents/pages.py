@@ -16,6 +16,10 @@ evaluates the real rules over them, all at their true durations, in virtual time
 and fails if another alert fires than those that are listed, or at another time. Inhibition is Alertmanager's business:
 causes stand here beside their symptoms.
 
+What is seen from inside of a server's machine is seen by the real sources, too: connections, runners and settings of
+the simulated machine, and logs that the simulated servers write into files. A Docker Engine and NVIDIA's driver are not
+simulated: in the stories that say so, their answers are played, to the real `docker` and `pynvml` packages.
+
 Made by `pytest tests/test_incidents.py --update-golden`; change `tests/incidents/table.py`.
 
 *Fired after* counts from the beginning of the incident, *silent after* from its end; a negative number is an alert that

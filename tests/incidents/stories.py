@@ -10,12 +10,15 @@ from dataclasses import replace
 from typing import Any
 
 import prometheus_client
+import pynvml
 
 from exporter.simulator import LLAMA32_3B, TINYLLAMA, Fault, SimModel
 from exporter.simulator.engine import LoadFailedError, ServerBusyError, ServerDownError, Wanted
 from exporter.simulator.faults import FaultKind
 from exporter.simulator.runner import RunnerDiedError
 from exporter.simulator.text import synthetic_prompt
+from tests.docker_engine import FakeContainer
+from tests.incidents.inside import uses
 from tests.incidents.machine import GIB, Machine
 from tests.incidents.world import MINUTE, World, wall_clock
 from tests.wire import make_authority
@@ -55,6 +58,12 @@ def again_and_again(minutes: float, act: Happens) -> Happens:
 
 def asks(server: str, model: SimModel = TINYLLAMA, **body: object) -> Happens:
     return lambda world: world.ask(server, model, **body)
+
+
+def chats(server: str, model: SimModel = TINYLLAMA) -> Happens:
+    """In a stream."""
+    asked = [{"role": "user", "content": "Why is the sky blue?"}]
+    return lambda world: world.ask(server, model, "/api/chat", messages=asked, stream=True)
 
 
 def crowd(server: str, callers: int, breath: float = 3.0) -> Happens:
@@ -123,6 +132,17 @@ async def _insists(world: World, server: str) -> None:
         await asyncio.sleep(0.2)
 
 
+def converses(server: str) -> Happens:
+    """Two programs, with prompts longer than the context and answers that go on until Ollama ends them."""
+    long = " ".join(["word"] * 3000)
+
+    async def happens(world: World) -> None:
+        await world.ask(server, prompt=long)
+        await world.ask(server, options={"num_predict": 0})
+
+    return both(again_and_again(0.05, happens), again_and_again(0.12, happens))
+
+
 # --- servers ---------------------------------------------------------------------------------------------------------
 
 
@@ -163,6 +183,148 @@ def without_its_gpu(server: str) -> Happens:
         await world.restart(server, 20.0)
 
     return happens
+
+
+def hangs_in_its_start(server: str) -> Happens:
+    async def happens(world: World) -> None:
+        await world.restart(server, 5.0)
+        world.servers[server].inject(Fault("starting"))
+
+    return happens
+
+
+def crashes(server: str, *models: SimModel) -> Happens:
+    """Users ask for these models; a minute later the runners of all die."""
+
+    async def happens(world: World) -> None:
+        for model in models:
+            await world.ask(server, model, keep_alive=-1)
+        await asyncio.sleep(MINUTE)
+        world.servers[server].inject(Fault("runner_killed"))
+
+    return happens
+
+
+def runs_out_of_memory(server: str) -> Happens:
+    """Once."""
+
+    async def happens(world: World) -> None:
+        world.servers[server].inject(Fault("runtime_oom"))
+        await world.ask(server)
+        world.servers[server].heal("runtime_oom")
+
+    return happens
+
+
+def set_up_badly(server: str, **environment: str) -> Happens:
+    """It is started anew with these variables."""
+
+    async def happens(world: World) -> None:
+        there = world.servers[server]
+        there.config = replace(there.config, environment=tuple(environment.items()))
+        await world.restart(server, 20.0)
+
+    return happens
+
+
+# --- logs ------------------------------------------------------------------------------------------------------------
+
+
+def log_is_truncated(server: str) -> Happens:
+    async def happens(world: World) -> None:
+        world.logs[server].truncate()
+
+    return happens
+
+
+def logs_elsewhere(server: str, elsewhere: bool = True) -> Happens:
+    async def happens(world: World) -> None:
+        world.logs[server].elsewhere = elsewhere
+
+    return happens
+
+
+# --- containers ------------------------------------------------------------------------------------------------------
+
+
+def outgrows_its_container(server: str) -> Happens:
+    """Twenty minutes near the limit, then three times the kernel kills, and the engine starts it anew."""
+
+    async def happens(world: World) -> None:
+        container = world.container(server)
+        uses(container, 0.97)
+        await asyncio.sleep(20 * MINUTE)
+        for _ in range(3):
+            await _killed(world, server, container)
+            await asyncio.sleep(5 * MINUTE)
+
+    return happens
+
+
+async def _killed(world: World, server: str, container: FakeContainer) -> None:
+    assert world.engine is not None
+    world.engine.happens(container, "oom", wall_clock())
+    world.engine.happens(container, "die", wall_clock(), exitCode="137")
+    container.status, container.finished, container.exit_code = "exited", wall_clock(), 137
+    container.oom_killed = True
+    await world.restart(server, 20.0)
+    container.status, container.started, container.oom_killed = "running", wall_clock(), False
+    world.engine.happens(container, "start", wall_clock())
+    uses(container, 0.5)
+
+
+def starves(server: str) -> Happens:
+    """The quota of its container holds it for most of the time, and its health check gives up."""
+
+    async def happens(world: World) -> None:
+        container = world.container(server)
+        container.health = "unhealthy"
+        throttling = container.stats["cpu_stats"]["throttling_data"]
+        while True:
+            throttling["periods"] += 50
+            throttling["throttled_periods"] += 40
+            throttling["throttled_time"] += 2_000_000_000
+            await asyncio.sleep(5.0)
+
+    return happens
+
+
+def is_healthy(server: str) -> Happens:
+    async def happens(world: World) -> None:
+        world.container(server).health = "healthy"
+
+    return happens
+
+
+# --- GPUs ------------------------------------------------------------------------------------------------------------
+
+
+def card(number: int, **values: Any) -> Happens:
+    async def happens(world: World) -> None:
+        assert world.driver is not None
+        for name, value in values.items():
+            setattr(world.driver.cards[number], name, value)
+
+    return happens
+
+
+def falls_off_the_bus(number: int) -> Happens:
+    """The driver tells XID 79, and nothing else of the card any more."""
+
+    async def happens(world: World) -> None:
+        assert world.driver is not None
+        world.driver.events.append((number, pynvml.nvmlEventTypeXidCriticalError, 79))
+        world.driver.refuses[_MEMORY, number] = pynvml.NVML_ERROR_GPU_IS_LOST
+
+    return happens
+
+
+async def driver_is_reset(world: World) -> None:
+    assert world.driver is not None
+    world.driver.refuses.clear()
+
+
+_MEMORY = "nvmlDeviceGetMemoryInfo"
 
 
 # --- the machine -----------------------------------------------------------------------------------------------------

@@ -9,8 +9,9 @@ here beside their symptoms.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
-from exporter.simulator import LLAMA32_3B, SMOLLM2, TINYLLAMA
+from exporter.simulator import LLAMA32_3B, SMOLLM2, TINYLLAMA, Member
 from tests.incidents import stories as s
 from tests.incidents.verdict import Key, Told
 from tests.incidents.world import MINUTE, NOBODY, Shape, Story, member
@@ -42,7 +43,18 @@ def _incident(name: str, told: str, story: Story, *fires: Key, step: int = 0) ->
     return Incident(name, told, story, frozenset(fires), step or (30 if story.until <= 120 else 60))
 
 
-_ONE_SLOT = Shape((member("gpu1"), member("gpu2", 0.03, num_parallel=1)))
+_GPU2 = member("gpu2", seed=2)
+
+
+def _inside(*sources: str, gpu2: Member = _GPU2, **more: Any) -> Shape:
+    """Two servers that these sources look into."""
+    return Shape((member("gpu1"), gpu2), inside=frozenset(sources), **more)
+
+
+_ONE_SLOT = member("gpu2", 0.03, num_parallel=1, seed=2)
+_CROWDED = Shape((member("gpu1"), member("gpu2", 0.03, num_parallel=1)))
+_MLLAMA = replace(LLAMA32_3B, name="mllama:latest", family="mllama", digest="", blob="", single_slot_family=True)
+_UNASKED = member("gpu2", NOBODY, seed=2)
 _HOST = Shape(host="gpu1")
 _SELDOM_USED = Shape((member("gpu1"), member("gpu2", 0.02)))
 _SLOW_DISK = Shape((member("gpu1"), member("gpu2", 0.02, (replace(TINYLLAMA, load_seconds=45.0),))))
@@ -53,9 +65,10 @@ INCIDENTS = (
     _incident("a-server-dies", "gpu2 refuses connections for 10 minutes.",
         Story(s.fault("gpu2", "dead"), 75, 10, 120),
         "critical OllamaAvailabilityBudgetBurn 1h", "critical OllamaServerDown gpu2"),
-    _incident("a-server-hangs-in-its-start", "gpu2 accepts connections and stays silent for 20 minutes.",
-        Story(s.fault("gpu2", "starting"), 75, 20, 120),
-        "critical OllamaAvailabilityBudgetBurn 1h", "critical OllamaServerDown gpu2", "warning OllamaServerStuckStarting gpu2"),
+    _incident("a-server-hangs-in-its-start", "gpu2 is started anew, listens, and takes no connection for 20 minutes.",
+        Story(s.hangs_in_its_start("gpu2"), 75, 20, 120, _inside("sockets", "runner")),
+        "critical OllamaAvailabilityBudgetBurn 1h", "critical OllamaRequestsHanging gpu2", "critical OllamaServerDown gpu2",
+        "warning OllamaAcceptQueueFilling gpu2", "warning OllamaServerStuckStarting gpu2"),
     _incident("a-scheduler-hangs", "/api/ps of gpu2 hangs for 20 minutes, /api/version answers.",
         Story(s.fault("gpu2", "ps_stalled"), 30, 20, 120),
         "critical OllamaServerStalled gpu2"),
@@ -67,8 +80,13 @@ INCIDENTS = (
         Story(s.fault("gpu2", "error_rate", path="/api/generate", rate=0.16), 30, 180, 540),
         "warning OllamaErrorRatioHigh gpu2", "warning OllamaSuccessBudgetBurn 1d", "warning OllamaSuccessBudgetBurn 3d"),
     _incident("a-slot-is-lost", "The only slot of gpu2 is never given back; after 50 minutes somebody restarts Ollama.",
-        Story(s.fault("gpu2", "slot_lost"), 30, 50, 120, _ONE_SLOT, over=s.restarts("gpu2")),
-        "critical OllamaGenerationStuck tinyllama:latest gpu2", "critical OllamaQueueSaturated gpu2", "warning OllamaQueueSaturated gpu2"),
+        Story(s.fault("gpu2", "slot_lost"), 30, 50, 120, _inside("sockets", "runner", gpu2=_ONE_SLOT), over=s.restarts("gpu2")),
+        "critical OllamaGenerationStuck tinyllama:latest gpu2", "critical OllamaQueueSaturated gpu2", "critical OllamaRequestsHanging gpu2",
+        "critical OllamaSlotLost gpu2", "warning OllamaQueueSaturated gpu2"),
+    _incident("a-slot-is-lost-behind-closed-doors", "The only slot of gpu2 is never given back, and its runners are not looked at.",
+        Story(s.fault("gpu2", "slot_lost"), 30, 50, 120, _inside("sockets", gpu2=_ONE_SLOT), over=s.restarts("gpu2")),
+        "critical OllamaGenerationStuck tinyllama:latest gpu2", "critical OllamaQueueSaturated gpu2", "warning OllamaQueueSaturated gpu2",
+        "warning OllamaRequestsHanging gpu2"),
     _incident("the-queue-is-full", "Every four minutes callers insist on a model of gpu2 that fails to load, more than the queue takes, while the runner of the model in use has died.",
         Story(s.queue_behind_a_model_that_does_not_load("gpu2"), 30, 20, 210, Shape((member("gpu1"), member("gpu2", NOBODY, max_queue=2)))),
         "critical OllamaQueueSaturated gpu2", "critical OllamaRequestsRejected gpu2", "critical OllamaSuccessBudgetBurn 6h",
@@ -78,7 +96,7 @@ INCIDENTS = (
         "critical OllamaCanaryFailing tinyllama:latest gpu2", "critical OllamaSuccessBudgetBurn 1h", "critical OllamaSuccessBudgetBurn 6h",
         "warning OllamaAnswersMalformed tinyllama:latest gpu2", "warning OllamaErrorRatioHigh gpu2", "warning OllamaSuccessBudgetBurn 1d"),
     _incident("a-crowd", "For three quarters of an hour crowds of callers fill the only slot of gpu2, with a breath between two crowds.",
-        Story(s.crowd("gpu2", 14), 60, 45, 240, _ONE_SLOT),
+        Story(s.crowd("gpu2", 14), 60, 45, 240, _CROWDED),
         "critical OllamaFirstTokenOver5sBudgetBurn 6h", "critical OllamaQueueSaturated gpu2", "warning OllamaFirstTokenOver5sBudgetBurn 1d",
         "warning OllamaFirstTokenSlow gpu2", "warning OllamaQueueSaturated gpu2", "warning OllamaQueueWaitHigh gpu2"),
     _incident("a-queue-grows", "Every minute a job holds the only slot of gpu2, each time a little longer.",
@@ -194,4 +212,47 @@ INCIDENTS = (
     _incident("the-exporter-is-held-up", "Something holds the exporter's only thread for 3 s in every 13 s, for half an hour.",
         Story(s.blocked(3.0, 10.0), 30, 30, 120),
         "warning OllamaExporterLagging"),
+    _incident("answers-break-off", "Every minute for half an hour a runner of gpu2 breaks a streamed answer off, after a few tokens: under HTTP 200, and never the canary's.",
+        Story(s.both(s.fault("gpu2", "mid_stream_error", path="/api/chat"), s.again_and_again(1, s.chats("gpu2"))), 30, 30, 120, _inside("logs")),
+        "warning OllamaGenerationsFailing gpu2"),
+    _incident("conversations-outgrow-their-context", "For half an hour two programs talk to gpu2 in prompts longer than the context, and let the answers go on to their end.",
+        Story(s.converses("gpu2"), 30, 30, 120, _inside("logs", "runner")),
+        "warning OllamaContextNearlyFull tinyllama:latest gpu2", "warning OllamaPromptsTruncated gpu2"),
+    _incident("runners-crash", "Both models of gpu2 are asked for and pinned; a minute later their runners die. That happens twice within 20 minutes, and then nobody asks; there is no canary.",
+        Story(s.again_and_again(18, s.crashes("gpu2", TINYLLAMA, LLAMA32_3B)), 30, 35, 120, _inside("runner", "logs", gpu2=_UNASKED, config={"canary": {"mode": "off"}}), over=s.restarts("gpu2")),
+        "critical OllamaRunnerCrashed gpu2", "warning OllamaGhostModel llama3.2:3b gpu2", "warning OllamaGhostModel tinyllama:latest gpu2",
+        "warning OllamaRunnerCrashed gpu2"),
+    _incident("a-model-does-not-load", "Every two minutes for 20 minutes somebody asks gpu2 for a model that fails to load.",
+        Story(s.both(s.fault("gpu2", "load_failed", model=LLAMA32_3B.name), s.again_and_again(2, s.asks("gpu2", LLAMA32_3B))), 30, 20, 120, _inside("logs")),
+        "critical OllamaModelLoadFailing gpu2", "warning OllamaErrorRatioHigh gpu2"),
+    _incident("a-gpu-runs-out-of-memory", "Twice within 10 minutes a prompt at gpu2 needs more of the GPU's memory than there is.",
+        Story(s.again_and_again(8, s.runs_out_of_memory("gpu2")), 30, 10, 120, _inside("logs")),
+        "warning OllamaRuntimeOutOfMemory gpu2"),
+    _incident("a-container-outgrows-its-memory", "The container of gpu2 is near its memory limit for 20 minutes; then the kernel kills it three times, and it is started anew. (The Docker Engine's answers are played.)",
+        Story(s.outgrows_its_container("gpu2"), 30, 40, 150, _inside("docker")),
+        "warning OllamaContainerMemoryHigh gpu2", "warning OllamaContainerOutOfMemory gpu2", "warning OllamaContainerRestarting gpu2"),
+    _incident("a-container-starves", "The CPU quota of gpu2's container holds it most of the time for half an hour, and its health check fails. (The Docker Engine's answers are played.)",
+        Story(s.starves("gpu2"), 30, 30, 120, _inside("docker"), over=s.is_healthy("gpu2")),
+        "warning OllamaContainerThrottled gpu2", "warning OllamaContainerUnhealthy gpu2"),
+    _incident("a-gpu-falls-off-the-bus", "One of two GPUs falls off the bus; after half an hour the machine's driver is reset. (The driver's answers are played.)",
+        Story(s.falls_off_the_bus(1), 30, 30, 150, _inside("gpu", host="gpu1", cards=2), over=s.driver_is_reset),
+        "critical OllamaGpuLost gpu1", "warning OllamaGpuFailing 1 gpu1", "warning OllamaSourceFailing gpu"),
+    _incident("a-gpu-is-full-and-another-is-hot", "For 45 minutes one GPU has 91 degrees, and of another 99 % of the memory are in use. (The driver's answers are played.)",
+        Story(s.both(s.card(0, celsius=91), s.card(1, memory=(24 * s.GIB, round(23.8 * s.GIB)))), 30, 45, 120, _inside("gpu", host="gpu1", cards=2), over=s.both(s.card(0, celsius=61), s.card(1, memory=(24 * s.GIB, 20 * s.GIB)))),
+        "warning OllamaGpuHot 0 gpu1", "warning OllamaGpuMemoryFull 1 gpu1"),
+    _incident("a-server-is-set-up-badly", "gpu2 is started anew with variables that do nothing or harm; its users ask for a model that takes one request at a time; a model that the policy requires is removed. 80 minutes later all of it is undone.",
+        Story(s.both(s.set_up_badly("gpu2", OLLAMA_QUEUE_SIZE="64", LLAMA_SERVER_SLOTS_DEBUG="1"), s.removed("gpu2", LLAMA32_3B.name), s.again_and_again(1, s.asks("gpu2", _MLLAMA))), 20, 80, 150,
+            _inside("audit", gpu2=member("gpu2", models=(TINYLLAMA, LLAMA32_3B, _MLLAMA), seed=2), policy={"required_models": [LLAMA32_3B.name]}),
+            over=s.both(s.set_up_badly("gpu2"), s.installed("gpu2", LLAMA32_3B))),
+        "info OllamaSettingHurts parallel_forced_to_1 gpu2", "info OllamaSettingIgnored gpu2", "warning OllamaPolicyViolated required_model_missing gpu2",
+        "warning OllamaSettingHurts slots_debug gpu2"),
+    _incident("a-log-changes-its-form", "gpu2 writes its access lines in another form for 40 minutes.",
+        Story(s.fault("gpu2", "log_reworded"), 30, 40, 150, _inside("logs")),
+        "warning OllamaLogFormatChanged gpu2"),
+    _incident("a-log-is-truncated", "The log of gpu2 is copied and truncated every ten minutes for half an hour, while it is written to.",
+        Story(s.again_and_again(10, s.log_is_truncated("gpu2")), 30, 35, 150, _inside("logs")),
+        "warning OllamaLogIncomplete gpu2"),
+    _incident("a-log-falls-silent", "The output of gpu2 goes elsewhere for 50 minutes.",
+        Story(s.logs_elsewhere("gpu2"), 30, 50, 150, _inside("logs"), over=s.logs_elsewhere("gpu2", False)),
+        "warning OllamaLogSilent gpu2"),
 )  # fmt: skip

@@ -40,14 +40,17 @@ from exporter.simulator import (
 from exporter.sources import SOURCES, Kind, Surroundings
 from exporter.sources.host import HostSource
 from exporter.sources.own import Vitals
+from tests.docker_engine import FakeContainer, FakeEngine
+from tests.incidents import inside
+from tests.incidents.inside import Inside, LogFile
 from tests.incidents.machine import Machine, OllamaServe
 from tests.incidents.samples import Recording
+from tests.nvml import FakeDriver
 
 MINUTE = 60.0
 NOBODY = 1e-12
 """Users a second."""
-_NOTHING_FROM_INSIDE = {source: {"mode": "off"} for source in ("sockets", "runner", "logs", "docker", "gpu", "audit")}
-"""They would look at the machine that the test runs on."""
+_FROM_INSIDE = ("sockets", "runner", "logs", "docker", "gpu", "audit")
 _PATIENCE = 3600.0
 _NO_TIMETABLE = Timetable(cycle_seconds=1e9, incidents=())
 
@@ -65,11 +68,15 @@ def member(
 @dataclass(frozen=True, slots=True)
 class Shape:
     """Who is there, and what is in exporter.yml beside the servers. `host`: whose machine the exporter runs on; none
-    of the fleet's when empty."""
+    of the fleet's when empty. `inside`: the sources that look into the servers' machine; `cards`: its GPUs; `policy`:
+    what is in the policy file."""
 
     members: tuple[Member, ...] = (member("gpu1"), member("gpu2"))
     config: Mapping[str, Any] = field(default_factory=dict)
     host: str = ""
+    inside: frozenset[str] = frozenset()
+    cards: int = 0
+    policy: Mapping[str, Any] = field(default_factory=dict)
 
 
 class World:
@@ -77,8 +84,16 @@ class World:
 
     def __init__(self, shape: Shape, folder: Path) -> None:
         self._shape, self._folder = shape, folder
-        self.fleet = SimFleet(FleetConfig(shape.members, _NO_TIMETABLE), wall_clock)
+        names = [member.server.name for member in shape.members] if "logs" in shape.inside else []
+        self.logs = {name: LogFile(folder / f"{name}.log") for name in names}
+        sinks = {name: log.write for name, log in self.logs.items()}
+        self.fleet = SimFleet(FleetConfig(shape.members, _NO_TIMETABLE), wall_clock, sinks)
         self.servers = self.fleet.servers
+        self._inside = Inside(self.servers)
+        if shape.inside:
+            self._inside.check()
+        self.engine: FakeEngine | None = None
+        self.driver: FakeDriver | None = None
         self.machine = Machine()
         self.listed = True  # Prometheus knows of a target
         self.elsewhere: Callable[[], str] | None = None  # what it finds there instead of the exporter
@@ -92,21 +107,37 @@ class World:
 
     # -- what a story does
 
-    async def ask(self, server: str, model: SimModel = TINYLLAMA, **body: object) -> None:
+    async def ask(self, server: str, model: SimModel = TINYLLAMA, path: str = "/api/generate", **body: object) -> None:
         """As a user does; what becomes of it is his affair."""
         request = {"model": model.name, "prompt": "Why is the sky blue?", "stream": False, **body}
         with contextlib.suppress(httpx.TransportError):
-            await self._people.post(f"http://{server}/api/generate", json=request)
+            await self._people.post(f"http://{server}{path}", json=request)
 
     def configure(self, *more: Mapping[str, object]) -> None:
         """Write exporter.yml: the servers of the fleet, and `more`."""
-        servers = [*({"name": name, "url": f"http://{name}"} for name in self.servers), *more]
+        servers = [*map(self._entry, self.servers), *more]
         host = {"enabled": bool(self._shape.host), "name": self._shape.host or "none", "models_dir": str(self._folder)}
-        written = {"servers": servers, "host": host, **_NOTHING_FROM_INSIDE, **self._shape.config}
+        off = {source: {"mode": "off"} for source in _FROM_INSIDE if source not in self._shape.inside}
+        written = {"servers": servers, "host": host, **off, **self._of_inside(), **self._shape.config}
         self.file.write_text(yaml.safe_dump(written), encoding="utf-8")
 
+    def _entry(self, name: str) -> dict[str, object]:
+        log = {"logs": {"file": str(self.logs[name].path)}} if name in self.logs else {}
+        container = {"container": name} if "docker" in self._shape.inside else {}
+        return {"name": name, "url": f"http://{name}", **log, **container}
+
+    def _of_inside(self) -> dict[str, object]:
+        found: dict[str, object] = {}
+        if "docker" in self._shape.inside:
+            found["docker"] = {"address": f"unix://{self._folder / 'd.sock'}"}
+        if self._shape.policy:
+            policy = self._folder / "policy.yml"
+            policy.write_text(yaml.safe_dump(dict(self._shape.policy)), encoding="utf-8")
+            found["audit"] = {"policy_file": str(policy)}
+        return found
+
     def start(self) -> None:
-        around = Surroundings(wall_clock, self._transport.to, Vitals())
+        around = Surroundings(wall_clock, self._transport.to, self._inside.machine, self._inside.wire, Vitals())
         self.exporter = Exporter(self._load(), self._load, around)
         self._running = asyncio.create_task(self.exporter.run(), name="exporter")
 
@@ -117,6 +148,10 @@ class World:
         self._running.cancel()
         await asyncio.gather(self._running, return_exceptions=True)
 
+    def container(self, server: str) -> FakeContainer:
+        assert self.engine is not None
+        return next(container for container in self.engine.containers if container.name == server)
+
     async def restart(self, server: str, seconds: float) -> None:
         """Of a simulated server: dead for so long."""
         self.servers[server].inject(Fault("dead", seconds))
@@ -125,9 +160,11 @@ class World:
     # -- the course of things
 
     async def run(self, story: Story, recording: Recording) -> None:
-        with self.machine.standing_in(), self._host_source():
+        with contextlib.ExitStack() as stack:
+            self._stand_in(stack)
             self.start()
             tasks = [
+                asyncio.create_task(self._clock_of_engine(), name="the engine's clock"),
                 asyncio.create_task(self.fleet.run(), name="fleet"),
                 asyncio.create_task(self._happens(story), name="story"),
             ]
@@ -141,6 +178,23 @@ class World:
             await asyncio.gather(*tasks, return_exceptions=True)
             await self.stop()
             await self._people.aclose()
+            await self._inside.aclose()
+
+    def _stand_in(self, stack: contextlib.ExitStack) -> None:
+        stack.enter_context(self.machine.standing_in())
+        stack.enter_context(self._host_source())
+        stack.enter_context(patch.object(asyncio, "to_thread", inside.at_once))
+        if "docker" in self._shape.inside:
+            self.engine = stack.enter_context(inside.engine(self._folder, self.servers))
+        if "gpu" in self._shape.inside:
+            self.driver = stack.enter_context(inside.driver(self._shape.cards))
+        for log in self.logs.values():
+            stack.callback(log.close)
+
+    async def _clock_of_engine(self) -> None:
+        while self.engine is not None:
+            self.engine.clock = wall_clock()
+            await asyncio.sleep(1.0)
 
     async def _happens(self, story: Story) -> None:
         await _until(story.begins * MINUTE)

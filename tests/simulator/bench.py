@@ -29,9 +29,12 @@ PROMPT = "Why is the sky blue?"
 
 
 class Bench:
-    def __init__(self, server: SimServer, client: httpx.AsyncClient) -> None:
+    """`lines`: what the server has written into its log."""
+
+    def __init__(self, server: SimServer, client: httpx.AsyncClient, lines: list[str]) -> None:
         self.server = server
         self.client = client
+        self.lines = lines
 
     async def get(self, path: str, **kwargs: Any) -> httpx.Response:
         return await self.client.get(path, **kwargs)
@@ -67,13 +70,14 @@ async def bench(
     models: tuple[SimModel, ...] = MODELS, engine: EngineConfig | None = None, **config: Any
 ) -> AsyncIterator[Bench]:
     settings = ServerConfig(name="ollama", engine=engine or EngineConfig(), models=models, **config)
-    server = SimServer(settings, now=virtual_wall_clock)
+    lines: list[str] = []
+    server = SimServer(settings, virtual_wall_clock, lines.append)
     transport = SimTransport({"ollama": server, "127.0.0.1": server})
     async with httpx.AsyncClient(
         transport=transport, base_url="http://ollama:11434", timeout=86_400.0, headers={"User-Agent": "test"}
     ) as client:
         try:
-            yield Bench(server, client)
+            yield Bench(server, client, lines)
         finally:
             await server.aclose()
 

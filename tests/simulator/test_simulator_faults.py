@@ -8,6 +8,8 @@ import httpx
 import pytest
 
 from exporter.simulator import SMOLLM2, Fault, ServerConfig, SimServer, SimTransport, virtual_wall_clock
+from exporter.simulator.engine import Wanted
+from exporter.simulator.runner import RunnerDiedError
 from tests.simulator.bench import PROMPT, Bench, bench, now
 
 
@@ -48,6 +50,79 @@ async def test_a_starting_server_accepts_and_stays_silent_until_it_is_up() -> No
         assert now() == pytest.approx(2)
         assert (await b.get("/api/version")).status_code == 200
         assert now() == pytest.approx(30)
+
+
+async def test_connections_to_a_starting_server_wait_in_the_accept_queue_and_are_seen_to_wait() -> None:
+    async with bench() as b:
+        b.server.inject(Fault("starting", seconds=30))
+        asked = [asyncio.create_task(b.get("/api/version")) for _ in range(3)]
+        await asyncio.sleep(10)
+        assert b.server.ledger.accept_queue == 3
+        assert [talk.sent for talk in b.server.ledger.now()] == [0, 0, 0]
+        await asyncio.gather(*asked)
+        assert b.server.ledger.accept_queue == 0
+
+
+async def test_death_ends_the_connections_of_those_who_wait_for_a_lost_slot() -> None:
+    async with bench() as b:
+        await b.one_token()
+        b.server.inject(Fault("slot_lost"))
+        await b.one_token()
+        waiting = asyncio.create_task(_visits(b))
+        await asyncio.sleep(60)
+        assert [talk.sent for talk in b.server.ledger.now()] == [0]
+        written = len(b.lines)
+        b.server.inject(Fault("dead"))
+        assert b.server.ledger.now() == ()
+        with pytest.raises(RunnerDiedError):
+            await waiting
+        assert b.lines[written:] == [], "who is dead writes nothing"
+
+
+async def _visits(b: Bench) -> None:
+    wanted = Wanted(SMOLLM2)
+    with b.server.visited("/api/generate"):
+        async with b.server.engine.runner(wanted) as runner, runner.slot():
+            raise AssertionError("there was a slot")
+
+
+async def test_out_of_memory_at_work_fails_the_request_and_unloads_every_model() -> None:
+    async with bench() as b:
+        await b.one_token("gemma3-270m")
+        await b.one_token()
+        b.server.inject(Fault("runtime_oom", model="smollm2:latest"))
+        assert (await b.one_token("gemma3-270m")).status_code == 200
+        assert (await b.one_token()).status_code == 500
+        assert await b.loaded() == []
+        told = [line for line in b.lines if "runtime OOM detected" in line]
+        assert len(told) == 1
+        b.server.heal()
+        assert (await b.one_token()).status_code == 200
+
+
+async def test_an_answer_beyond_the_context_throws_half_of_it_away_and_the_log_says_so() -> None:
+    async with bench() as b:
+        answer = await b.generate(options={"num_ctx": 256, "num_predict": 0})
+        assert answer.json()["eval_count"] == 2560
+        shifts = [line for line in b.lines if "slot context shift" in line]
+        assert len(shifts) == pytest.approx((answer.json()["prompt_eval_count"] + 2560 - 256) / 126, abs=1)
+        assert "n_keep = 4, n_left = 252, n_discard = 126" in shifts[0]
+
+
+async def test_what_breaks_off_is_in_the_log() -> None:
+    async with bench() as b:
+        b.server.inject(Fault("mid_stream_error"))
+        await read_stream(b, lambda _: None)
+        assert len([line for line in b.lines if "llama-server completion error" in line]) == 1
+
+
+async def test_reworded_access_lines_look_like_those_that_they_were() -> None:
+    async with bench() as b:
+        b.server.inject(Fault("log_reworded"))
+        await b.get("/api/version")
+        b.server.heal()
+        await b.get("/api/version")
+        assert [line.split(" ", 2)[:2] for line in b.lines[-2:]] == [["[GIN]", "status=200"], ["[GIN]", "2026/11/23"]]
 
 
 async def test_a_stalled_scheduler_blocks_ps_while_version_answers() -> None:
