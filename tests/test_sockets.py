@@ -75,7 +75,7 @@ def test_what_a_connection_is_at_by_one_look(seen: Connection, verdict: Seen) ->
     assert Users().look([seen]) == verdict
 
 
-TIE = connection(received=300, sent=90)
+TIE = connection(received=300, sent=900)
 """A request and an answer within one tick of the kernel's clock: which came first?"""
 
 
@@ -98,10 +98,66 @@ def test_within_one_tick_what_was_before_tells(before: Connection | None, tie: C
     users = Users()
     users.look([] if before is None else [before])
     assert len(users.look([tie]).unanswered) == unanswered
-    later = replace(tie, last_received=20.0, last_sent=20.0, last_acknowledged=19.9)
+    later = replace(tie, last_received=20.0, last_sent=20.0, last_acknowledged=3.0)
     assert len(users.look([later]).unanswered) == unanswered, "until something happens"
-    answered = replace(tie, sent=140, last_sent=0.5)
+    answered = replace(tie, sent=1400, last_sent=0.5)
     assert users.look([answered]).unanswered == ()
+
+
+_BUSY = 217
+"""Bytes of Ollama's answer when its queue is full."""
+
+
+def _asking(number: int, requests: int, sent: int, ago: float, pause: float = 0.0) -> Connection:
+    """The last request came in `ago`, so long after an answer."""
+    return connection(
+        cookie=number,
+        received=200 * requests,
+        sent=sent,
+        last_received=ago,
+        last_sent=ago + pause,
+        acknowledged=requests,
+    )
+
+
+def test_a_refusal_is_an_answer_though_its_client_used_to_wait() -> None:
+    users = Users()
+    users.look([_asking(1, 1, 0, 3.0)])
+    users.look([_asking(1, 2, 900, 0.1)])
+    assert len(users.look([_asking(1, 2, 900, 1.1)]).unanswered) == 1
+    refused = users.look([_asking(1, 3, 900 + _BUSY, 0.4)])
+    assert (refused.unanswered, refused.idle) == ((), 1)
+    assert users.look([_asking(1, 3, 900 + _BUSY, 1.4)]).idle == 1
+
+
+def test_while_a_queue_refuses_who_takes_his_time_is_not_taken_for_one_who_asks_again_at_once() -> None:
+    seen = {}
+    for pause in (0.6, 0.0):
+        users = Users()
+        others = [_asking(number, 1, 0, 9.0) for number in (2, 3)]
+        users.look([*others, _asking(1, 1, 0, 0.2)])
+        for request in range(2, 6):
+            users.look([*others, _asking(1, request, 900 * request, 0.2, pause)])
+        assert not users.refused
+        users.look([*others, _asking(1, 6, 900 * 5 + _BUSY, 0.2)])
+        assert users.refused
+        users.look([*others, _asking(1, 7, 900 * 5 + _BUSY, 0.2, 0.3)])
+        seen[pause] = len(users.look([*others, _asking(1, 8, 900 * 7 + _BUSY, 0.2)]).unanswered) - len(others)
+    assert seen == {0.6: 0, 0.0: 1}
+
+
+def test_a_client_that_acknowledges_a_little_later_has_its_answer() -> None:
+    users = Users()
+    users.look([_asking(1, 1, 0, 3.0)])
+    assert len(users.look([_asking(1, 2, 900, 0.01)]).unanswered) == 1
+    assert users.look([replace(_asking(1, 2, 900, 0.2), last_acknowledged=0.156)]).unanswered == ()
+
+
+def test_where_nobody_waits_nobody_is_refused() -> None:
+    users = Users()
+    for request in range(1, 9):
+        users.look([_asking(1, request, _BUSY * request, 0.2)])
+    assert not users.refused
 
 
 def test_a_stream_that_is_asked_again_at_once_waits() -> None:

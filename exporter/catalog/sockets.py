@@ -16,7 +16,7 @@ SOCKETS_UNANSWERED = Family(
 )  # fmt: skip
 SOCKETS_UNANSWERED_MAX = Family(
     "ollama_sockets_unanswered_requests_max", "gauge",
-    "The highest ollama_sockets_unanswered_requests of all looks since the poll before, five a poll: what comes and goes"
+    "The highest ollama_sockets_unanswered_requests of all looks since the poll before, five a poll (25 while a full queue refuses): what comes and goes"
     " between two polls.",
     _S,
 )  # fmt: skip

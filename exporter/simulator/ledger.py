@@ -11,6 +11,7 @@ from dataclasses import dataclass
 _IDLE_SECONDS = 5.0
 _ACKNOWLEDGED_ALONE = 0.04
 _REQUEST_BYTES = 400
+_ANSWER_BYTES, _END_BYTES = 450, 5
 _BYTES_PER_SECOND = 5_000
 
 
@@ -58,7 +59,10 @@ class Call:
 
     def end(self) -> None:
         flowed, self._flows_since = self._flows_since, None
-        self.sent(1 if flowed is None else self._flowed(flowed))
+        if flowed is not None:
+            self.sent(self._flowed(flowed) + _ANSWER_BYTES)  # the last line tells what it cost
+        else:
+            self.sent(_END_BYTES if self._sent else _ANSWER_BYTES)
 
     def now(self) -> Talk:
         time, before = self._loop.time(), self._before
@@ -81,7 +85,7 @@ class Call:
         )
 
     def _flowed(self, since: float) -> int:
-        return 1 + int((self._loop.time() - since) * _BYTES_PER_SECOND)
+        return _ANSWER_BYTES + int((self._loop.time() - since) * _BYTES_PER_SECOND)
 
 
 class Ledger:

@@ -24,6 +24,9 @@ _T = TypeVar("_T")
 
 LOOKS = 5
 """A poll has so many looks, to see what comes and goes between two polls."""
+LOOKS_WHILE_REFUSING = 25
+"""And so many while requests are refused: a refusal takes no time, and can be told only when nothing else is seen to
+have been sent beside it."""
 STREAMING_MIN, STREAMING_MAX = 0.05, 5.0
 """Seconds. What was sent so lately is a streamed answer in the making: by the pace of the server's tokens between these
 two, because an answer that has just ended looks like one."""
@@ -35,6 +38,13 @@ _ACKNOWLEDGED_WITHIN = 0.3
 """Seconds. A client that has no more to say acknowledges an answer at the latest then."""
 _PAUSE = 0.5
 """Seconds. Who is seen to wait so long for an answer, or to ask nothing for so long, is known by that."""
+_EAGER = 0.05
+"""Seconds from an answer to the next request. Who takes longer does not ask within the same tick the next time."""
+_REFUSALS = frozenset({216, 217, 218, 273, 274, 275})
+"""Bytes of Ollama's "server busy", in its own words and in OpenAI's, or one more or less in another version."""
+_REFUSES_FOR = 50
+"""Looks after a refusal within which the next is to be expected."""
+_TALLY_MAX = 8
 _RUNNER_TIMEOUT = 2.0
 
 NO_SLOTS = Lack(
@@ -63,7 +73,7 @@ class SocketsSource:
         self._url = cast(SocketsSettings, watch.settings).url
         self._server, self._machine, self._wire = watch.server, machine, wire
         self._strangers: set[int] = set()
-        self._pause = watch.every / LOOKS
+        self._every = watch.every
         self._seconds = Counter(catalog.SOCKETS_UNANSWERED_SECONDS, server=watch.server)
         self._seconds.zero()
         self._users = Users()
@@ -127,6 +137,10 @@ class SocketsSource:
                         self._looked_at = None
                     else:
                         self._most = max(self._most, len(seen.unanswered))
+
+    @property
+    def _pause(self) -> float:
+        return self._every / (LOOKS_WHILE_REFUSING if self._users.refused else LOOKS)
 
     def _looked_lately(self) -> bool:
         """A poll has just done it."""
@@ -255,16 +269,23 @@ class Seen:
 @dataclass(frozen=True, slots=True)
 class _Known:
     """A connection at the last look: its bytes so far, how long ago the last was sent, whether it was without an
-    answer, and whether that is `sure`. `flowing`: its last answer was seen to come in pieces. `patient`: its client is
-    known to wait, and not known to pause."""
+    answer, and whether that is `sure`. `streaming`: its answer was in the making; `flowing`: it was seen to come in
+    pieces; `refused`: it was none. `patient`: its client is known to wait. `pauses`: how often the client was seen to
+    take its time between an answer and the next request, less how often it did not."""
 
     received: int
     sent: int
     last_sent: float
     unanswered: bool
     sure: bool
+    streaming: bool
     flowing: bool
+    refused: bool
     patient: bool
+    pauses: int
+
+
+_UNKNOWN = _Known(0, 0, 0.0, False, False, False, False, False, False, 0)
 
 
 class Users:
@@ -274,6 +295,12 @@ class Users:
         self._known: dict[int, _Known] = {}
         self._gap = _FIRST_GAP
         self._first = True
+        self._refuses_for = 0
+
+    @property
+    def refused(self) -> bool:
+        """Some were, lately: the queue is full."""
+        return self._refuses_for > 0
 
     def look(self, connections: Iterable[Connection]) -> Seen:
         connections = tuple(connections)
@@ -281,11 +308,15 @@ class Users:
         known: dict[int, _Known] = {}
         unanswered: dict[bool, list[float]] = {True: [], False: []}
         streaming, idle = {True: 0, False: 0}, 0
+        refused = any(_is_refused(one, self._known.get(one.cookie, _UNKNOWN)) for one in connections)
+        waited = sum(before.unanswered for before in self._known.values())
+        # Where nobody waits no queue is full, and what is so short is but another answer.
+        self._refuses_for = _REFUSES_FOR if refused and waited > 1 else max(0, self._refuses_for - 1)
         for one in connections:
-            now = known[one.cookie] = _judge(one, self._known.get(one.cookie), self._first)
+            now = known[one.cookie] = self._judge(one, streaming_within)
             if now.unanswered:
                 unanswered[one.own].append(one.last_received)
-            elif one.sent and one.last_sent <= streaming_within:
+            elif now.streaming:
                 streaming[one.own] += 1
             elif not one.own:
                 idle += 1
@@ -300,34 +331,52 @@ class Users:
         self._gap = max(self._gap * _GAP_FADES, *gaps, 0.0)
         return min(max(STREAMING_MIN, _GAPS * self._gap), STREAMING_MAX)
 
+    def _judge(self, one: Connection, streaming_within: float) -> _Known:
+        known = self._known.get(one.cookie, _UNKNOWN)
+        asked = one.received != known.received
+        flowing = not asked and (known.flowing or _goes_on(one, known))
+        refused = known.refused if one.sent == known.sent else one.sent - known.sent in _REFUSALS
+        patient, pauses = known.patient, known.pauses
+        sure = not one.sent or not one.received or one.last_sent != one.last_received
+        if not sure:
+            unanswered = self._asked_again(one)
+            patient = patient or (unanswered and known.flowing)
+            if asked and not refused and (known.unanswered or known.streaming or known.flowing):
+                pauses -= 1
+        else:
+            unanswered = one.received > 0 and (one.sent == 0 or one.last_sent > one.last_received)
+            if asked and unanswered and one.sent and not refused:  # who was refused has a reason to pause
+                pauses += 1 if one.last_sent - one.last_received > _EAGER else -1
+            if one.received and one.last_received >= _PAUSE and (unanswered or one.last_sent >= _PAUSE):
+                patient = unanswered
+        streaming = not unanswered and one.sent > 0 and one.last_sent <= streaming_within
+        pauses = max(-_TALLY_MAX, min(pauses, _TALLY_MAX))
+        return _Known(
+            one.received, one.sent, one.last_sent, unanswered, sure, streaming, flowing, refused, patient, pauses
+        )
 
-def _judge(one: Connection, known: _Known | None, first: bool) -> _Known:
-    flowing = known is not None and known.received == one.received and (known.flowing or _goes_on(one, known))
-    patient = known is not None and known.patient
-    sure = not one.sent or not one.received or one.last_sent != one.last_received
-    if not sure:
-        unanswered = _asked_again(one, known, first)
-        patient = patient or (unanswered and known is not None and known.flowing)
-    else:
-        unanswered = one.received > 0 and (one.sent == 0 or one.last_sent > one.last_received)
-        if one.received and one.last_received >= _PAUSE and (unanswered or one.last_sent >= _PAUSE):
-            patient = unanswered
-    return _Known(one.received, one.sent, one.last_sent, unanswered, sure, flowing, patient)
+    def _asked_again(self, one: Connection) -> bool:
+        """Something came in and something went out within one tick of the kernel's clock. Was a request answered at
+        once, as those that only look are, and those that a full queue refuses; or an answer followed by the next
+        request at once, as programs do that never pause?"""
+        known = self._known.get(one.cookie)
+        if 0 < one.last_sent - one.last_acknowledged <= _ACKNOWLEDGED_WITHIN:
+            return False  # the client took its time to acknowledge the answer: it had nothing to ask
+        if known is not None and known.received == one.received:
+            return known.unanswered and known.sent == one.sent
+        if known is None:
+            # Of a young connection, acknowledgements tell: an answer at once takes them along, a wait does not.
+            return not self._first and one.acknowledged > 0
+        if one.sent - known.sent in _REFUSALS or (self.refused and known.pauses > 1):
+            return False
+        return known.patient or known.unanswered or known.streaming or known.flowing
+
+
+def _is_refused(one: Connection, known: _Known) -> bool:
+    """All that was sent since the last look is that the queue is full."""
+    return one.received != known.received and one.sent - known.sent in _REFUSALS
 
 
 def _goes_on(one: Connection, known: _Known) -> bool:
     """More of the same answer has come since the last look."""
     return known.sure and known.received == one.received and 0 < known.sent < one.sent and not known.unanswered
-
-
-def _asked_again(one: Connection, known: _Known | None, first: bool) -> bool:
-    """Something came in and something went out within one tick of the kernel's clock. Was a request answered at once,
-    as those that only look are, or an answer followed by the next request at once, as programs do that never pause?"""
-    if known is not None and known.received == one.received:
-        return known.unanswered and known.sent == one.sent
-    if 0 < one.last_sent - one.last_acknowledged <= _ACKNOWLEDGED_WITHIN:
-        return False  # the client took its time to acknowledge the answer: it had nothing to ask
-    if known is None:
-        # Of a young connection, acknowledgements tell: an answer at once takes them along, a wait does not.
-        return not first and one.acknowledged > 0
-    return known.patient or (known.flowing and known.last_sent < _PAUSE) or (known.unanswered and known.sure)
