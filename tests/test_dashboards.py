@@ -224,9 +224,25 @@ def test_every_panel_says_what_it_answers(uid: str) -> None:
 def test_every_panel_has_a_unit_and_words_for_nothing(uid: str) -> None:
     for panel in panels_of(FILES[uid]):
         defaults = panel["fieldConfig"]["defaults"]
-        assert defaults["unit"] in _DIMENSIONS, panel["title"]
+        assert defaults["unit"] in ({panels.WORDS} if panel["type"] == "table" else _DIMENSIONS), panel["title"]
         assert defaults["noValue"], panel["title"]
         assert panel["targets"], panel["title"]
+
+
+@each_board
+def test_a_number_in_a_table_has_a_unit_of_its_own(uid: str) -> None:
+    """Its other cells are words, which Grafana would abbreviate where they look like numbers: a digest, a context."""
+    for panel in panels_of(FILES[uid]):
+        if panel["type"] == "table" and panel["transformations"][0]["id"] == "merge":
+            renamed = panel["transformations"][1]["options"]["renameByName"]
+            numbers = {title for name, title in renamed.items() if name.startswith("Value")}
+            overrides = panel["fieldConfig"]["overrides"]
+            measured = {
+                one["matcher"]["options"]
+                for one in overrides
+                if any(each["id"] == "unit" for each in one["properties"])
+            }
+            assert measured == numbers, panel["title"]
 
 
 _NOT_EVERYWHERE = ("sockets", "runner", "log", "container", "gpu", "config", "policy")
@@ -571,7 +587,7 @@ class Judge:
                 return Answer(arguments[0].labels, _BARE)
             case "count_over_time":
                 return Answer(arguments[0].labels, _BARE)
-            case "increase" | "max_over_time" | "avg_over_time" | "last_over_time" | "ceil":
+            case "increase" | "max_over_time" | "min_over_time" | "avg_over_time" | "last_over_time" | "ceil":
                 return arguments[0]
         raise AssertionError(f"not foreseen: {name}")
 

@@ -86,10 +86,10 @@ _VERDICT = Row(
         ),
         panels.stat(
             106,
-            "Requests measured in a day",
-            "On how many requests do the objectives rest? Under 30 an hour, single failures weigh heavily, and alerts"
-            " on the budget wait.",
-            f"sum({pick(names.REQUESTS['1d'])})",
+            "First tokens in a day",
+            "On how many canaries do the objectives of the first token rest? Under 30 an hour, single failures weigh"
+            " heavily, and alerts on the budget wait.",
+            f"sum({pick(names.FIRST_TOKENS)})",
             Look(COUNT, empty=NO_TRAFFIC, decimals=0),
         ),
     ),

@@ -55,7 +55,7 @@ _VERDICT = Row(
     (
         panels.stat(
             101,
-            "Fullest server",
+            "Time without a free slot",
             "In which share of the last 15 minutes had the fullest server no free slot? Where slots cannot be seen:"
             " of the canaries due, the share that found none. 0: there is room. From half on users queue.",
             f"max({pick(names.SATURATION)})",
@@ -63,9 +63,10 @@ _VERDICT = Row(
         ),
         panels.stat(
             102,
-            "Waited more than 2 s",
-            "At the server where it was worst, which share of measured requests of 30 minutes waited more than 2 s"
-            " for a slot? The waits are upper bounds.",
+            "Canaries that waited 2 s",
+            "At the server where it was worst, which share of the canaries of 30 minutes waited more than 2 s for a"
+            " slot? The waits are upper bounds. Canaries are held back while users fill the slots: then the row below"
+            " knows more.",
             f"max({pick(names.WAITED_OVER_2S)})",
             Look(SHARE, panels.WAITED_LIMITS, NO_TRAFFIC, decimals=0),
         ),
@@ -132,7 +133,7 @@ _NOW = Row(
         ),
         panels.stat(
             503,
-            "Busy slots",
+            "Busy slots, all together",
             "Which share of all slots of the chosen servers is at work? High without waiting is good use. Slots"
             " belong to models: one model's may all be taken, with requests waiting, while others' are idle.",
             share(_BUSY, _SLOTS),
@@ -281,40 +282,41 @@ _WAITING = Row(
         ),
         panels.graph(
             202,
-            "Wait for a slot: half, most, nearly all (upper bounds)",
-            "Do all wait a little, or some for long? p50 near 0 with a high p95: short bursts. Both high: always full.",
+            "Canaries' wait for a slot: half, most, nearly all",
+            "Upper bounds. Do all wait a little, or some for long? p50 near 0 with a high p95: short bursts. Both high:"
+            " always full.",
             [Query(quantile(q, catalog.CANARY_QUEUE_WAIT), f"p{100 * q:g}") for q in (0.5, 0.95, 0.99)],
             Look(SECONDS, panels.WAIT_LIMITS, NO_TRAFFIC, least=0, names=("p50", "p95", "p99"), step=CANARY_STEP),
         ),
         panels.heat(
             203,
-            "Waits for a slot: how they spread (upper bounds)",
-            "When did waiting begin? A band that climbs is a queue that grows; a second band beside the low one is"
-            " one server or model that is full.",
+            "Canaries' waits for a slot: how they spread",
+            "Upper bounds. When did waiting begin? A band that climbs is a queue that grows; a second band beside the"
+            " low one is one server or model that is full.",
             catalog.CANARY_QUEUE_WAIT,
             width=8,
             height=8,
         ),
         panels.graph(
             204,
-            "Share that waited more than 2 s",
-            "How many requests wait so long that users feel it? Share of 30 minutes, by server, upper bound.",
+            "Canaries that waited more than 2 s",
+            "How many canaries wait so long that users would feel it? Share of 30 minutes, by server, upper bound.",
             Query(over("max", "server", pick(names.WAITED_OVER_2S)), "{{server}}"),
             Look(SHARE, panels.WAITED_LIMITS, NO_TRAFFIC, least=0, most=1),
         ),
         panels.graph(
             205,
-            "Mean wait as a part of all phases",
+            "Canaries' wait as a part of all phases",
             "Is waiting what makes requests slow? The yellow part is the wait; if another part grows, more servers"
-            " will not help. By canaries, which are held back while users fill the slots: a queue without a pause is"
-            " in the row above.",
+            " will not help. Canaries are held back while users fill the slots: a queue without a pause is in the row"
+            " above.",
             Query(over("avg", "phase", pick(names.PHASES)), "{{phase}}"),
             Look(SECONDS, empty=NO_TRAFFIC, names=("queue", "load", "prompt", "generate"), least=0),
             stack=True,
         ),
         panels.graph(
             206,
-            "Wait for the scheduler and loads",
+            "Canaries' wait for the scheduler and loads",
             "Do requests wait for a model rather than for a slot? 95th percentile of load_duration, by server. Above"
             " half a second models are being loaded: see Models and memory.",
             Query(quantile(0.95, catalog.CANARY_LOAD, "server"), "{{server}}"),

@@ -11,6 +11,7 @@ from dashboards.src.panels import (
     JOULES,
     NEEDS_DOCKER,
     NEEDS_GPU,
+    NEEDS_NVIDIA,
     SECONDS,
     SHARE,
     WATTS,
@@ -29,7 +30,7 @@ _STORE_USED = f"{pick(catalog.HOST_STORE_SIZE)} - {pick(catalog.HOST_STORE_AVAIL
 _NO_STORE = "No model store here"
 _NO_PRESSURE = "This kernel tells none"
 _PRESSURES = tuple(f"{resource} {share}" for resource in ("cpu", "memory", "io") for share in ("some", "full"))
-_REAL = "!~(ifb|dummy|docker|virbr|gre|gretap|erspan|ip_vti|ip6_vti|sit|tunl|ip6tnl).*"
+_NO_PROCESS = "No process of Ollama seen here"
 
 _THROTTLING = ("power_cap", "power_brake", "software_thermal", "hardware_thermal", "hardware_slowdown", "sync_boost",
                "clocks_setting")  # fmt: skip
@@ -82,7 +83,7 @@ _VERDICT = Row(
             101,
             "Memory left",
             "How much memory can be had without swapping? Below 8 % the kernel is about to end a runner. Next: what"
-            " takes it, on Runner internals and Models and memory.",
+            " takes it, in the row on processes and on Models and memory.",
             Query(over("min", "host", pick(names.MEMORY_AVAILABLE)), "{{host}}"),
             Look(SHARE, panels.MEMORY_LEFT, decimals=0, least=0, most=1),
         ),
@@ -124,7 +125,7 @@ _VERDICT = Row(
             "Processes of Ollama",
             "Is Ollama on this machine at all? One serve; as many runners as loaded models.",
             Query(over("sum", "process", pick(catalog.HOST_PROCESSES)), "{{process}}"),
-            Look(COUNT, empty="No process of Ollama seen here"),
+            Look(COUNT, empty=_NO_PROCESS),
             show="both",
             height=5,
         ),
@@ -168,7 +169,10 @@ _CPU = Row(
             "Pressure: share of time in which tasks waited",
             "What is short: cpu, memory or io? some: at least one task waited for it; full: all did. memory above 10"
             " % (dashed): the machine thrashes.",
-            Query(over("max", "resource, share", rate(catalog.HOST_PRESSURE)), "{{resource}} {{share}}"),
+            # Read at moments of its own, so that between two scrapes there may be more of it than time.
+            Query(
+                f"clamp_max({over('max', 'resource, share', rate(catalog.HOST_PRESSURE))}, 1)", "{{resource}} {{share}}"
+            ),
             Look(SHARE, panels.over_is_bad(0.1, 0.5), _NO_PRESSURE, least=0, room=0.2, names=_PRESSURES),
         ),
     ),
@@ -208,9 +212,9 @@ _MEMORY = Row(
             304,
             "Network: received",
             "Is something pulled, or are prompts huge? By device; loopback, containers' bridges and what only passes"
-            " traffic on (ifb, dummy, tunnels' ends) are left out. Ten busiest.",
+            " traffic on (ifb, dummy, tunnels' ends) are not exported. Ten busiest.",
             Query(
-                f"topk(10, {over('sum', 'host, device', rate(catalog.HOST_RECEIVED, device=_REAL))})",
+                f"topk(10, {over('sum', 'host, device', rate(catalog.HOST_RECEIVED))})",
                 "{{host}} {{device}}",
             ),
             Look("Bps", least=0, room=1000),
@@ -221,11 +225,58 @@ _MEMORY = Row(
             "Network: sent",
             "Are answers leaving? Tokens are small: megabytes a second are something else, such as a copy of models.",
             Query(
-                f"topk(10, {over('sum', 'host, device', rate(catalog.HOST_SENT, device=_REAL))})",
+                f"topk(10, {over('sum', 'host, device', rate(catalog.HOST_SENT))})",
                 "{{host}} {{device}}",
             ),
             Look("Bps", least=0, room=1000),
             width=12,
+        ),
+    ),
+)
+
+_PROCESSES = Row(
+    400,
+    "What do Ollama's processes use, on the exporter's machine?",
+    (
+        panels.stat(
+            401,
+            "Youngest runner",
+            "How long has the youngest runner been there? Seconds, again and again: runners die or models thrash.",
+            Query(f"time() - {over('max', 'host', pick(catalog.HOST_PROCESS_START, process='runner'))}", "{{host}}"),
+            Look(SECONDS, empty=_NO_PROCESS, decimals=0),
+            width=12,
+        ),
+        panels.stat(
+            402,
+            "Youngest ollama serve",
+            "How long has ollama serve been up? A restart that nobody ordered: the log of its service.",
+            Query(f"time() - {over('max', 'host', pick(catalog.HOST_PROCESS_START, process='serve'))}", "{{host}}"),
+            Look(SECONDS, empty=_NO_PROCESS, decimals=0),
+            width=12,
+        ),
+        panels.graph(
+            403,
+            "CPUs used by Ollama's processes",
+            "Do runners compute on the CPU? One CPU each is the sampling beside a GPU; many are a model, or a part of"
+            " one, on the CPU.",
+            Query(over("sum", "process", rate(catalog.HOST_PROCESS_CPU)), "{{process}}"),
+            Look("suffix:CPUs", empty=_NO_PROCESS, least=0),
+        ),
+        panels.graph(
+            404,
+            "Memory of Ollama's processes",
+            "What do they hold in host memory? Memory-mapped weights count as far as they are in memory; prompt"
+            " caches grow to 8 GiB per runner.",
+            Query(over("sum", "process", pick(catalog.HOST_PROCESS_RSS)), "{{process}}"),
+            Look(BYTES, empty=_NO_PROCESS, least=0),
+        ),
+        panels.graph(
+            405,
+            "Open files of Ollama's processes",
+            "Do connections pile up? serve holds one for each request and each idle keep-alive; near its limit (often"
+            " 1024) new ones are refused.",
+            Query(over("sum", "process", pick(catalog.HOST_PROCESS_FDS)), "{{process}}"),
+            Look(COUNT, empty=_NO_PROCESS, least=0),
         ),
     ),
 )
@@ -363,7 +414,7 @@ _GPUS = Row(
             "How many GPUs does their driver hold back for heat or want of power? The normal limit on power under full"
             " load (power_cap) does not count. 0 is well.",
             f"count({_HELD_BACK} == 1) or 0 * count({_HELD_BACK})",
-            Look(COUNT, panels.ANY_IS_ODD, "Needs the source gpu (NVIDIA)"),
+            Look(COUNT, panels.ANY_IS_ODD, NEEDS_NVIDIA),
         ),
         panels.stat(
             605,
@@ -372,14 +423,14 @@ _GPUS = Row(
             " corrected. Any: the exporter's log tells the code; look whether it comes again.",
             f"sum(increase({pick(catalog.GPU_XID, cause='device')}[$__range]))"
             f" + (sum(increase({pick(catalog.GPU_ECC, error='uncorrected')}[$__range])) or vector(0))",
-            Look(COUNT, panels.ANY_IS_BAD, "Needs the source gpu (NVIDIA)", decimals=0),
+            Look(COUNT, panels.ANY_IS_BAD, NEEDS_NVIDIA, decimals=0),
         ),
         panels.stat(
             606,
             "Energy in the chosen time",
             "How much did the GPUs use? 3.6 million joules are a kilowatt-hour. Only cards that count it.",
             f"sum(increase({pick(catalog.GPU_ENERGY)}[$__range]))",
-            Look(JOULES, empty="Needs the source gpu (NVIDIA)"),
+            Look(JOULES, empty=NEEDS_NVIDIA),
         ),
         panels.graph(
             607,
@@ -414,7 +465,7 @@ _GPUS = Row(
                 f"topk(12, {over('sum', 'host, gpu, server, model', pick(catalog.GPU_RUNNER_MEMORY))})",
                 "{{host}} {{gpu}} {{server}} {{model}}",
             ),
-            Look(BYTES, empty="Needs the source gpu (NVIDIA)", least=0),
+            Look(BYTES, empty=NEEDS_NVIDIA, least=0),
             width=16,
             stack=True,
         ),
@@ -484,5 +535,5 @@ BOARD = Board(
     "ollama-host",
     "Ollama / Host, containers, GPU",
     "Does the machine hold? Machines without an exporter of their own are not here; containers are those of servers.",
-    (_VERDICT, _CPU, _MEMORY, _CONTAINERS, _GPUS),
+    (_VERDICT, _CPU, _MEMORY, _PROCESSES, _CONTAINERS, _GPUS),
 )

@@ -82,7 +82,7 @@ _BURNING = Row(
 
 _FIRST_TOKEN = Row(
     300,
-    "How long until the first token?",
+    "How long until the first token? (by canaries)",
     (
         panels.graph(
             301,
@@ -137,7 +137,7 @@ _FIRST_TOKEN = Row(
 
 _SPEED = Row(
     400,
-    "How fast do answers come then?",
+    "How fast do answers come then? (by canaries)",
     (
         panels.graph(
             401,

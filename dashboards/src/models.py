@@ -89,13 +89,7 @@ _CHURN = Row(
             Look(COUNT, empty="No loads", least=0),
             stack=True,
             as_bars=True,
-        ),
-        panels.graph(
-            202,
-            "Loads in 15 minutes, by server",
-            "Is it thrash? From 6 loads in 15 minutes on (dashed), yes.",
-            Query(over("max", "server", pick(names.LOADS)), "{{server}}"),
-            Look(COUNT, panels.LOADS_LIMITS, least=0, room=8),
+            width=12,
         ),
         panels.graph(
             203,
@@ -106,6 +100,23 @@ _CHURN = Row(
             Look(COUNT, empty="No unloads", least=0),
             stack=True,
             as_bars=True,
+            width=12,
+        ),
+        panels.graph(
+            202,
+            "Loads in 15 minutes, by server",
+            "Is it thrash? From 6 loads in 15 minutes on (dashed), yes.",
+            Query(over("max", "server", pick(names.LOADS)), "{{server}}"),
+            Look(COUNT, panels.LOADS_LIMITS, least=0, room=8),
+            width=12,
+        ),
+        panels.graph(
+            205,
+            "Reconfigurations in 15 minutes, by server",
+            "Do clients fight over options? From 3 in 15 minutes on (dashed), yes.",
+            Query(over("max", "server", pick(names.RECONFIGURATIONS)), "{{server}}"),
+            Look(COUNT, panels.RECONFIGURATION_LIMITS, least=0, room=4),
+            width=12,
         ),
         panels.graph(
             204,
@@ -119,13 +130,7 @@ _CHURN = Row(
             Look(COUNT, empty="No reconfigurations", least=0),
             stack=True,
             as_bars=True,
-        ),
-        panels.graph(
-            205,
-            "Reconfigurations in 15 minutes, by server",
-            "Do clients fight over options? From 3 in 15 minutes on (dashed), yes.",
-            Query(over("max", "server", pick(names.RECONFIGURATIONS)), "{{server}}"),
-            Look(COUNT, panels.RECONFIGURATION_LIMITS, least=0, room=4),
+            width=12,
         ),
         panels.graph(
             206,
@@ -134,6 +139,7 @@ _CHURN = Row(
             " knowingly. Warm models take less than 0.1 s; above 30 s (dashed) it alerts.",
             Query(f"topk(10, {quantile(0.95, catalog.CANARY_LOAD, 'model')})", "{{model}}"),
             Look(SECONDS, panels.LOAD_LIMITS, NO_TRAFFIC, least=0, step=CANARY_STEP),
+            width=12,
         ),
     ),
 )

@@ -44,56 +44,32 @@ _VERDICT = Row(
             " else: the table below tells which, a click on it why.",
             f"count({_AVAILABLE} == 0) or 0 * count({_AVAILABLE})",
             Look(steps=panels.ANY_IS_BAD),
-            width=3,
-        ),
-        panels.gauge(
-            102,
-            "Budget left",
-            "How much of the 0.1 % of 30 days in which servers may be away is left? Below a quarter, plan no risky"
-            " change; once it is spent, the objective of 99.9 % is missed. Next: Latency and objectives tells how fast"
-            " it burns. Of a younger history only what happened counts.",
-            names.budget_left(names.UNAVAILABLE, panels.AVAILABILITY),
-            panels.BUDGET,
-            width=3,
-            height=4,
         ),
         panels.stat(
             103,
             "Success",
             "Which share of the requests of the last hour ended well? Users' own, by access lines, where the source"
             " logs reads them; else the canary's. Below 99 % the objective is missed: Latency tells by status, Canary"
-            " how its own ended.",
+            " how its own ended. Whoever waits still is not in it.",
             f"1 - max({pick(names.ERRORS['1h'])})",
             Look(SHARE, panels.SUCCEEDING, NO_TRAFFIC, decimals=1),
-            width=3,
         ),
         panels.stat(
-            104,
-            "First token in time",
-            "Which share of the measured requests of the last half hour had their first token within the time chosen"
-            " above? The objective is 95 % within 2 s. Next: where the time goes, below.",
-            within(catalog.CANARY_TTFT, "$objective"),
-            Look(SHARE, panels.PROMPT_ENOUGH, NO_TRAFFIC, decimals=1, step=panels.LAST_HALF_HOUR),
-            width=3,
+            108,
+            "Waiting for each slot, now",
+            "How many requests wait for each slot, at the server where they are most? From half on users feel it; 1 is"
+            " a whole answer's wait for whoever comes. An estimate. Next: the table below, then Queue and capacity.",
+            f"max({pick(names.WAITING)})",
+            Look(COUNT, panels.SATURATION_LIMITS, NEEDS_BOTH, decimals=1),
         ),
         panels.stat(
-            105,
-            "Longest wait",
-            "How long do requests wait for a slot at the server where they wait longest, on average over 30 minutes?"
-            " Users' own where sockets, runner and logs tell, else the canary's, an upper bound. From 2 s on users feel"
-            " it: see Queue and capacity.",
-            f"max({pick(names.QUEUE_WAIT)})",
-            Look(SECONDS, panels.WAIT_LIMITS, NO_TRAFFIC),
-            width=3,
-        ),
-        panels.stat(
-            106,
-            "Fullest server",
-            "In which share of the last 15 minutes had the fullest server no free slot? 0: there always was one. From"
-            " half on, users queue: see Queue and capacity. Where slots cannot be seen: share of the canaries due.",
-            f"max({pick(names.SATURATION)})",
-            Look(SHARE, panels.SATURATION_LIMITS, NO_TRAFFIC, decimals=0),
-            width=3,
+            109,
+            "Oldest unanswered, now",
+            "Does somebody wait for ever? How long the oldest request has been without any byte; one that is not"
+            " streamed counts until it is whole. From 3 minutes on: Runner internals, whether its server makes"
+            " tokens.",
+            f"max({pick(catalog.SOCKETS_OLDEST)})",
+            Look(SECONDS, panels.OLDEST_LIMITS, NEEDS_SOCKETS, decimals=0),
         ),
         panels.stat(
             107,
@@ -101,28 +77,45 @@ _VERDICT = Row(
             "How many alerts fire for the chosen servers, by severity? Critical: users are hurt now. Each alert links"
             " to its runbook; they are marked in the graphs.",
             [Query(firing("critical"), "critical"), Query(firing("warning"), "warning")],
-            width=6,
+            width=8,
             show="both",
             severities=True,
         ),
-        panels.stat(
-            108,
-            "Waiting now, estimated",
-            "How many requests have been received and wait for a slot? As many as there are slots double everybody's"
-            " time. Next: Queue and capacity, whose graph shows the bounds.",
-            f"sum({pick(catalog.SOCKETS_WAITING)})",
-            Look(COUNT, empty=NEEDS_BOTH, decimals=0),
-            width=6,
+        panels.gauge(
+            102,
+            "Availability budget",
+            "How much of the 0.1 % of 30 days in which servers may be away is left? Below a quarter, plan no risky"
+            " change; once it is spent, the objective of 99.9 % is missed. Next: Latency and objectives tells how fast"
+            " it burns. Of a younger history only what happened counts.",
+            names.budget_left(names.UNAVAILABLE, panels.AVAILABILITY),
+            panels.BUDGET,
+            height=4,
         ),
         panels.stat(
-            109,
-            "Oldest unanswered",
-            "Does somebody wait for ever? How long the oldest request has been without any byte; one that is not"
-            " streamed counts until it is whole. From 3 minutes on: Runner internals, whether its server makes"
-            " tokens.",
-            f"max({pick(catalog.SOCKETS_OLDEST)})",
-            Look(SECONDS, panels.OLDEST_LIMITS, NEEDS_SOCKETS, decimals=0),
-            width=6,
+            105,
+            "Mean wait for a slot",
+            "How long do requests wait for a slot at the server where they wait longest, on average over 30 minutes?"
+            " Users' own where sockets, runner and logs tell, else the canary's, an upper bound. From 2 s on users feel"
+            " it: see Queue and capacity.",
+            f"max({pick(names.QUEUE_WAIT)})",
+            Look(SECONDS, panels.WAIT_LIMITS, NO_TRAFFIC),
+        ),
+        panels.stat(
+            106,
+            "Time without a free slot",
+            "In which share of the last 15 minutes had the fullest server no free slot? 0: there always was one. From"
+            " half on, users queue: see Queue and capacity. Where slots cannot be seen: share of the canaries due.",
+            f"max({pick(names.SATURATION)})",
+            Look(SHARE, panels.SATURATION_LIMITS, NO_TRAFFIC, decimals=0),
+        ),
+        panels.stat(
+            104,
+            "Canaries' first token in time",
+            "Which share of the canaries of the last half hour had their first token within the time chosen above? The"
+            " objective is 95 % within 2 s. They are held back while users fill the slots: then look at who waits,"
+            " above.",
+            within(catalog.CANARY_TTFT, "$objective"),
+            Look(SHARE, panels.PROMPT_ENOUGH, NO_TRAFFIC, decimals=1, step=panels.LAST_HALF_HOUR),
         ),
         panels.stat(
             110,
@@ -131,7 +124,6 @@ _VERDICT = Row(
             " canary's. 0 while users complain: they do not reach these servers.",
             f"sum({pick(names.USERS_REQUESTS)}) / 5",
             Look(COUNT, empty=NEEDS_LOGS, decimals=1),
-            width=6,
         ),
         panels.stat(
             111,
@@ -140,7 +132,6 @@ _VERDICT = Row(
             " canary's. Any is one too many: see Queue and capacity.",
             f"sum({pick(names.REJECTED)})",
             Look(COUNT, panels.ANY_IS_BAD, NO_TRAFFIC, decimals=0),
-            width=6,
         ),
     ),
 )
@@ -152,8 +143,9 @@ _SERVERS = Row(
         panels.table(
             201,
             "Servers, and how each is doing",
-            "Which server is different from the others? Worst first by saturation. Times and speeds are means of the"
-            " last 30 minutes of its slowest model. A click on a name opens its board.",
+            "Which server is different from the others? Worst first by the share of 15 minutes in which it had no free"
+            " slot. Waiting is now; times and speeds are means of the last 30 minutes, the canary's of its slowest"
+            " model. A click on a name opens its board.",
             (
                 Column("Server", "server", link=link_to("ollama-server", "server"), width=170),
                 Column("State", "state", look=panels.STATES_BY_NAME, cell="colour", width=90),
@@ -167,7 +159,7 @@ _SERVERS = Row(
                 ),
                 Column("Models loaded", query=over("max", "server", pick(catalog.LOADED_MODELS)), width=120),
                 Column(
-                    "Saturation",
+                    "No free slot",
                     query=over("max", "server", pick(names.SATURATION)),
                     look=Look(SHARE, panels.SATURATION_LIMITS, decimals=0, least=0, most=1),
                     cell="bar",
@@ -185,13 +177,13 @@ _SERVERS = Row(
                     cell="bar",
                 ),
                 Column(
-                    "First token",
+                    "Canary's first token",
                     query=over("max", "server", pick(names.TTFT)),
                     look=Look(SECONDS, panels.TTFT_LIMITS, least=0, most=5),
                     cell="bar",
                 ),
                 Column(
-                    "Speed of one request",
+                    "Canary's speed",
                     query=tokens_per_second(by="server"),
                     look=Look(TOKENS_PER_SECOND, panels.SPEED_LIMITS, decimals=0, least=0, most=100),
                     cell="bar",
@@ -207,7 +199,7 @@ _SERVERS = Row(
                 over("max", "server, state", f"{pick(catalog.STATE)} == 1"),
                 over("max", "server, version", pick(catalog.BUILD_INFO)),
             ),
-            sort="Saturation",
+            sort="No free slot",
             descending=True,
             height=7,
         ),
@@ -226,14 +218,14 @@ _SERVERS = Row(
 
 _TIME = Row(
     300,
-    "Where does the time go?",
+    "Where does the time go? (by canaries)",
     (
         panels.graph(
             301,
-            "Mean time of a request, by phase",
-            "What do requests spend their time on, on average over the servers? queue: more slots or servers are"
+            "Mean time of a canary, by phase",
+            "What do canaries spend their time on, on average over the servers? queue: more slots or servers are"
             " needed. load: models push each other out. prompt: long prompts, lost caches. generate: the GPU, or"
-            " weights on the CPU. By canaries, which are held back while users fill the slots: then look at waiting"
+            " weights on the CPU. They are short, and held back while users fill the slots: then look at waiting"
             " requests, below.",
             Query(over("avg", "phase", pick(names.PHASES)), "{{phase}}"),
             Look(SECONDS, empty=NO_TRAFFIC, names=("queue", "load", "prompt", "generate"), least=0),
@@ -242,8 +234,8 @@ _TIME = Row(
         ),
         panels.graph(
             302,
-            "Mean time of a request, by server",
-            "On which server do requests take longest? One that stands out has its own reason: open its board. All"
+            "Mean time of a canary, by server",
+            "On which server do canaries take longest? One that stands out has its own reason: open its board. All"
             " rising together: the fleet is too small, or the models are too large.",
             Query(over("sum", "server", pick(names.PHASES)), "{{server}}"),
             Look(SECONDS, empty=NO_TRAFFIC, least=0),
@@ -258,8 +250,8 @@ _TRAFFIC = Row(
     (
         panels.graph(
             401,
-            "Measured requests, by how they ended",
-            "How many requests were measured, and how did they end? Green is well; caused_load is not the users'"
+            "Canaries, by how they ended",
+            "How many canaries were sent, and how did they end? Green is well; caused_load is not the users'"
             " failure but the canary's. Red and orange: the board Canary tells which model.",
             Query(f"{over('sum', 'outcome', increase(catalog.CANARY_ATTEMPTS))} > 0", "{{outcome}}"),
             Look(
@@ -328,13 +320,13 @@ _MODELS = Row(
                 Column("Loaded on", query=f"topk(50, {_LOADED})", width=100),
                 Column("Memory", query=over("sum", "model", pick(catalog.LOADED_SIZE)), look=Look("bytes"), width=110),
                 Column(
-                    "First token",
+                    "Canary's first token",
                     query=f"{over('max', 'model', pick(names.TTFT))} and {_LOADED}",
                     look=Look(SECONDS, panels.TTFT_LIMITS, least=0, most=5),
                     cell="bar",
                 ),
                 Column(
-                    "Speed of one request",
+                    "Canary's speed",
                     query=f"{tokens_per_second(by='model')} and {_LOADED}",
                     look=Look(TOKENS_PER_SECOND, panels.SPEED_LIMITS, decimals=0, least=0, most=100),
                     cell="bar",
@@ -347,7 +339,7 @@ _MODELS = Row(
                     width=100,
                 ),
             ),
-            sort="First token",
+            sort="Canary's first token",
             descending=True,
             height=8,
         ),

@@ -192,9 +192,15 @@ LAG_LIMITS = over_is_bad(0.1, 1.0)
 SPENT = "Spent"
 NO_TRAFFIC = "No traffic"
 NO_DATA = "No data from this source"
-NEEDS_SOCKETS, NEEDS_RUNNER, NEEDS_LOGS, NEEDS_DOCKER, NEEDS_GPU, NEEDS_AUDIT = (
-    f"Needs the source {source}" for source in ("sockets", "runner", "logs", "docker", "gpu", "audit")
+NEEDS_SOCKETS, NEEDS_RUNNER, NEEDS_LOGS, NEEDS_AUDIT = (
+    f"Needs the source {source}" for source in ("sockets", "runner", "logs", "audit")
 )
+NEEDS_DOCKER, NEEDS_GPU, NEEDS_NVIDIA = (
+    "No container, or no source docker",
+    "No GPU, or no source gpu",
+    "No NVIDIA GPU seen",
+)
+"""These sources may see well that there is nothing."""
 NEEDS_METRICS = "Needs LLAMA_ARG_ENDPOINT_METRICS=1"
 NEEDS_BOTH = "Needs the sources sockets and runner"
 MISSING = "–"
@@ -215,6 +221,8 @@ SHARE, SECONDS, BYTES, COUNT, TOKENS_PER_SECOND = "percentunit", "s", "bytes", "
 WATTS, JOULES, CELSIUS = "watt", "joule", "celsius"
 PLAIN = "none"
 """A number that is written out, such as a context of 2048 tokens."""
+WORDS = "string"
+"""For labels: a digest that happens to be made of digits is no number, and neither is a version."""
 
 
 def unit_of(metric: Metric) -> str:
@@ -493,7 +501,7 @@ def table(
     if len(queries) + len(extra) == 1:  # Grafana calls the value of a lone query by no letter
         fields = {"Value" if name == "Value #A" else name: column for name, column in fields.items()}
         exclude = {"Value" if name == "Value #A" else name: True for name in exclude}
-    builder = _common(table_builder.Panel(), id, title, description, Look(empty=empty, step=step))
+    builder = _common(table_builder.Panel(), id, title, description, Look(WORDS, empty=empty, step=step))
     builder = builder.show_header(True).cell_height(shapes.TableCellHeight.SM).filterable(False)
     builder = builder.color_scheme(build.FieldColor().mode(model.FieldColorModeId.FIXED).fixed_color("text"))
     merge = model.DataTransformerConfig("merge", options={})
@@ -519,8 +527,9 @@ def matrix(
     id: int, title: str, description: str, query: str, *, row: str, column: str, value: str, width: int = 24,
     height: int = 9, empty: str = NO_DATA,
 ) -> Panel:  # fmt: skip
-    """A label's value (or the number, `value="Value"`) of each row and column of a crosswise table."""
-    builder = _common(table_builder.Panel(), id, title, description, Look(empty=empty))
+    """A label's value of each row and column of a crosswise table."""
+    builder = _common(table_builder.Panel(), id, title, description, Look(WORDS, empty=empty))
+    builder = builder.override_by_regexp("/.*/", [model.DynamicConfigValue("noValue", MISSING)])
     builder = builder.show_header(True).cell_height(shapes.TableCellHeight.SM).filterable(False)
     builder = builder.color_scheme(build.FieldColor().mode(model.FieldColorModeId.FIXED).fixed_color("text"))
     options = {"rowField": row, "columnField": column, "valueField": value, "emptyValue": "empty"}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dashboards.src import names, panels
-from dashboards.src.names import age, increase, mean, over, pick, quantile, rate, share, tokens_per_second
+from dashboards.src.names import increase, mean, over, pick, quantile, rate, share, tokens_per_second
 from dashboards.src.panels import (
     BYTES,
     CANARY_STEP,
@@ -26,7 +26,6 @@ from exporter import catalog
 from exporter.model import Family
 
 _SM = "server, model"
-_NO_PROCESS = "No process of Ollama seen here"
 
 
 def _of_models(family: Family) -> str:
@@ -45,7 +44,7 @@ _SLOTS = Row(
     (
         panels.stat(
             401,
-            "Busy slots",
+            "Busy slots, busiest server",
             "Which share of its slots is at work at the busiest server? All of them, and requests wait: see Queue and"
             " capacity.",
             f"max({pick(names.SLOTS_BUSY)})",
@@ -102,6 +101,7 @@ _SLOTS = Row(
                 Query(f"sum({pick(catalog.RUNNER_SLOTS_READING)})", "reading prompts"),
             ],
             Look(COUNT, empty=NEEDS_RUNNER, least=0, names=("slots", "busy", "reading prompts")),
+            width=12,
         ),
         panels.graph(
             408,
@@ -110,6 +110,7 @@ _SLOTS = Row(
             " (OLLAMA_NUM_PARALLEL), if memory allows, or a second server.",
             Query(f"topk(10, {over('sum', 'model', pick(catalog.RUNNER_SLOTS_BUSY))})", "{{model}}"),
             Look(COUNT, empty=NEEDS_RUNNER, least=0),
+            width=12,
             stack=True,
         ),
         panels.graph(
@@ -119,6 +120,7 @@ _SLOTS = Row(
             " oldest tokens are dropped soon, or the answer is cut. Ten fullest.",
             Query(f"topk(10, {over('max', _SM, pick(names.LONGEST_SEQUENCE))})", "{{server}} {{model}}"),
             Look(SHARE, panels.FULL_CONTEXT, NEEDS_RUNNER, least=0, most=1),
+            width=24,
         ),
         panels.table(
             410,
@@ -398,73 +400,9 @@ _SPEED = Row(
     ),
 )
 
-_PROCESSES = Row(
-    300,
-    "What do the processes use, on the exporter's machine?",
-    (
-        panels.stat(
-            301,
-            "Runners",
-            "How many runner processes are there? As many as loaded models; fewer: a runner has died and Ollama has"
-            " not noticed.",
-            Query(over("sum", "host", pick(catalog.HOST_PROCESSES, process="runner")), "{{host}}"),
-            Look(COUNT, empty=_NO_PROCESS),
-            width=6,
-        ),
-        panels.stat(
-            302,
-            "Youngest runner",
-            "How long has the youngest runner been there? Seconds, again and again: runners die or models thrash.",
-            Query(f"time() - {over('max', 'host', pick(catalog.HOST_PROCESS_START, process='runner'))}", "{{host}}"),
-            Look(SECONDS, empty=_NO_PROCESS, decimals=0),
-            width=6,
-        ),
-        panels.stat(
-            303,
-            "Youngest ollama serve",
-            "How long has ollama serve been up? A restart that nobody ordered: the log of its service.",
-            Query(f"time() - {over('max', 'host', pick(catalog.HOST_PROCESS_START, process='serve'))}", "{{host}}"),
-            Look(SECONDS, empty=_NO_PROCESS, decimals=0),
-            width=6,
-        ),
-        panels.stat(
-            304,
-            "Machine up for",
-            "Was it the machine that restarted? Compare with ollama serve beside.",
-            Query(age(catalog.HOST_BOOT, "host"), "{{host}}"),
-            Look(SECONDS, decimals=0),
-            width=6,
-        ),
-        panels.graph(
-            305,
-            "CPUs used by Ollama's processes",
-            "Do runners compute on the CPU? One CPU each is the sampling beside a GPU; many are a model, or a part of"
-            " one, on the CPU.",
-            Query(over("sum", "process", rate(catalog.HOST_PROCESS_CPU)), "{{process}}"),
-            Look("suffix:CPUs", empty=_NO_PROCESS, least=0),
-        ),
-        panels.graph(
-            306,
-            "Memory of Ollama's processes",
-            "What do they hold in host memory? Memory-mapped weights count as far as they are in memory; prompt"
-            " caches grow to 8 GiB per runner.",
-            Query(over("sum", "process", pick(catalog.HOST_PROCESS_RSS)), "{{process}}"),
-            Look(BYTES, empty=_NO_PROCESS, least=0),
-        ),
-        panels.graph(
-            307,
-            "Open files of Ollama's processes",
-            "Do connections pile up? serve holds one for each request and each idle keep-alive; near its limit (often"
-            " 1024) new ones are refused.",
-            Query(over("sum", "process", pick(catalog.HOST_PROCESS_FDS)), "{{process}}"),
-            Look(COUNT, empty=_NO_PROCESS, least=0),
-        ),
-    ),
-)
-
 BOARD = Board(
     "ollama-runner",
     "Ollama / Runner internals",
     "What do the processes that compute do?",
-    (_SLOTS, _TOKENS, _LINES, _SPEED, _PROCESSES),
+    (_SLOTS, _TOKENS, _LINES, _SPEED),
 )

@@ -49,25 +49,42 @@ _STATE = Row(
             Query(state_code(), "{{server}}"),
             panels.STATES,
             show="both",
-            width=12,
+            width=8,
         ),
         panels.stat(
             103,
             "Requests that succeed",
-            "Which share of the measured requests of the last hour ended well, at the worst of the chosen servers?"
-            " Below 99 % users see failures: Canary tells how they ended.",
+            "Which share of the requests of the last hour ended well, at the worst of the chosen servers? Users' own"
+            " by access lines, else the canary's. Below 99 % users see failures: the log's row, or Canary, tells how"
+            " they ended.",
             f"1 - max({pick(names.SERVER_ERRORS['1h'])})",
             Look(SHARE, panels.SUCCEEDING, NO_TRAFFIC, decimals=1),
-            width=6,
         ),
         panels.stat(
             104,
-            "First token too late",
-            "Which share of the measured requests of the last half hour waited longer than 2 s for its first token, at"
-            " the worst of the chosen servers? The objective allows 5 %. Next: the phases below.",
+            "Canaries' first token late",
+            "Which share of the canaries of the last half hour waited longer than 2 s for its first token, at the worst"
+            " of the chosen servers? The objective allows 5 %. They are held back while users fill the slots. Next:"
+            " the phases below.",
             f"max({pick(names.SERVER_OVER_2S['30m'])})",
             Look(SHARE, _TOO_LATE, NO_TRAFFIC, decimals=1),
-            width=6,
+        ),
+        panels.stat(
+            505,
+            "Starts in the chosen time",
+            "How often did the server start, by its log? More than its upgrades: it died, or was killed; look at the"
+            " end of the log before the start.",
+            f"sum(increase({pick(catalog.LOG_STARTS)}[$__range]))",
+            Look(COUNT, panels.ANY_IS_ODD, NEEDS_LOGS, decimals=0),
+        ),
+        panels.stat(
+            404,
+            "Impossible values left out",
+            "Did the server or a runner tell nonsense (sizes below 0, times of the wrong type)? Anything above 0 is a"
+            " bug of Ollama's or of a proxy between: report it with the exporter's log.",
+            f"sum(increase({pick(catalog.REJECTED_VALUES)}[$__range]))"
+            f" + (sum(increase({pick(catalog.RUNNER_REJECTED)}[$__range])) or vector(0))",
+            Look(COUNT, panels.ANY_IS_ODD, decimals=0),
         ),
         panels.table(
             106,
@@ -84,7 +101,7 @@ _STATE = Row(
                        width=130),
                 Column("Success", query=f"1 - {over('max', 'server', pick(names.SERVER_ERRORS['1h']))}",
                        look=Look(SHARE, panels.SUCCEEDING, decimals=1), cell="colour", width=100),
-                Column("Too late", query=over("max", "server", pick(names.SERVER_OVER_2S["30m"])),
+                Column("Canary late", query=over("max", "server", pick(names.SERVER_OVER_2S["30m"])),
                        look=Look(SHARE, _TOO_LATE, decimals=1), cell="colour", width=100),
                 Column("Clock", query=over("max", "server", pick(catalog.CLOCK_OFFSET)),
                        look=Look("suffix:s", panels.CLOCK_LIMITS, decimals=0), cell="colour", width=90),
@@ -184,10 +201,10 @@ _WAITING = Row(
     (
         panels.graph(
             301,
-            "Where the time goes",
-            "What do requests spend their time on at this server? queue: no free slot. load: models are swapped."
+            "Where a canary's time goes",
+            "What do canaries spend their time on at this server? queue: no free slot. load: models are swapped."
             " prompt: long prompts. generate: the GPU, or weights on the CPU. Mean of the chosen servers over 30"
-            " minutes, by canaries, which are held back while users fill the slots.",
+            " minutes. They are held back while users fill the slots.",
             Query(over("avg", "phase", pick(names.PHASES)), "{{phase}}"),
             Look(SECONDS, empty=NO_TRAFFIC, names=("queue", "load", "prompt", "generate"), least=0),
             stack=True,
@@ -216,7 +233,7 @@ _WAITING = Row(
         ),
         panels.graph(
             302,
-            "First token of each model",
+            "Canaries' first token, by model",
             "Which model is slow to start? Mean of 30 minutes against the objectives of 2 s and 5 s (dashed). One"
             " model alone: its size or its place in memory. All of them: the server.",
             Query(f"topk(10, {over('max', _SM, pick(names.TTFT))})", "{{server}} {{model}}"),
@@ -225,7 +242,7 @@ _WAITING = Row(
         ),
         panels.graph(
             303,
-            "Speed of one request",
+            "Canaries' speed, by model",
             "How fast do tokens come, per request? Readers need 10 a second, 20 feel quick (dashed). Falls with more"
             " requests side by side; half of yesterday's at the same load: GPU throttled, or weights on the CPU.",
             Query(f"topk(10, {tokens_per_second(by=_SM)})", "{{server}} {{model}}"),
@@ -256,7 +273,6 @@ _API = Row(
             " the machine.",
             Query(quantile(0.95, catalog.API_DURATION, "api_endpoint"), "{{api_endpoint}}"),
             Look(SECONDS, least=0, names=("/api/version", "/api/ps", "/api/tags")),
-            width=6,
         ),
         panels.graph(
             402,
@@ -264,7 +280,6 @@ _API = Row(
             "Has the API become slower? The mean moves with every poll; the percentile beside only with the slowest.",
             Query(mean(catalog.API_DURATION, "server"), "{{server}}"),
             Look(SECONDS, least=0),
-            width=6,
         ),
         panels.graph(
             403,
@@ -274,20 +289,8 @@ _API = Row(
             Query(over("sum", "server, source, reason", f"{increase(catalog.SOURCE_FAILURES, server='!')} > 0"),
                   "{{server}} {{source}} {{reason}}"),
             Look(COUNT, empty="No failures", least=0, last_words=REASONS),
-            width=6,
             stack=True,
             as_bars=True,
-        ),
-        panels.stat(
-            404,
-            "Impossible values left out",
-            "Did the server or a runner tell nonsense (sizes below 0, times of the wrong type)? Anything above 0 is a"
-            " bug of Ollama's or of a proxy between: report it with the exporter's log.",
-            f"sum(increase({pick(catalog.REJECTED_VALUES)}[$__range]))"
-            f" + (sum(increase({pick(catalog.RUNNER_REJECTED)}[$__range])) or vector(0))",
-            Look(COUNT, panels.ANY_IS_ODD, decimals=0),
-            width=6,
-            height=8,
         ),
     ),
 )  # fmt: skip
@@ -334,17 +337,7 @@ _LOG = Row(
             " client that asks before each prompt. Ten most.",
             Query(f"topk(10, {over('sum', 'api_endpoint', rate(catalog.LOG_READS))})", "{{api_endpoint}}"),
             Look("cps", empty=NEEDS_LOGS, least=0),
-            width=12,
-        ),
-        panels.stat(
-            505,
-            "Starts in the chosen time",
-            "How often did the server start, by its log? More than its upgrades: it died, or was killed; look at the"
-            " end of the log before the start.",
-            f"sum(increase({pick(catalog.LOG_STARTS)}[$__range]))",
-            Look(COUNT, panels.ANY_IS_ODD, NEEDS_LOGS, decimals=0),
-            width=12,
-            height=8,
+            width=24,
         ),
     ),
 )
@@ -360,18 +353,16 @@ _SETTINGS = Row(
             " that may wait for the scheduler (not for a slot). Models: how many may be loaded at once. Do"
             " nothing: variables that its version ignores, named below.",
             (
-                Column("Server", "server", width=170),
-                Column("Seen in", "origin", width=110),
-                Column("Slots", query=_set(catalog.CONFIG_PARALLEL), width=80),
-                Column("Queue", query=_set(catalog.CONFIG_MAX_QUEUE), width=80),
-                Column("Models", query=_set(catalog.CONFIG_MAX_LOADED),
-                       look=Look(PLAIN, mapping=_CHOSEN), width=130),
+                Column("Server", "server"),
+                Column("Seen in", "origin"),
+                Column("Slots", query=_set(catalog.CONFIG_PARALLEL)),
+                Column("Queue", query=_set(catalog.CONFIG_MAX_QUEUE)),
+                Column("Models", query=_set(catalog.CONFIG_MAX_LOADED), look=Look(PLAIN, mapping=_CHOSEN)),
                 Column("Keep alive", query=_set(catalog.CONFIG_KEEP_ALIVE),
-                       look=Look(SECONDS, ranges=((_CENTURY, None, "for good", panels.NEUTRAL),), decimals=0),
-                       width=110),
-                Column("Context", query=_set(catalog.CONFIG_CONTEXT), look=Look(PLAIN, mapping=_CHOSEN), width=130),
-                Column("Flash attention", "flash_attention", width=130),
-                Column("KV cache", "kv_cache_type", width=110),
+                       look=Look(SECONDS, ranges=((_CENTURY, None, "for good", panels.NEUTRAL),), decimals=0)),
+                Column("Context", query=_set(catalog.CONFIG_CONTEXT), look=Look(PLAIN, mapping=_CHOSEN)),
+                Column("Flash attention", "flash_attention"),
+                Column("KV cache", "kv_cache_type"),
                 Column("Do nothing", query=_set(catalog.CONFIG_IGNORED_COUNT),
                        look=Look(COUNT, panels.ANY_IS_ODD), cell="colour"),
             ),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dashboards.src import names, panels
-from dashboards.src.names import increase, over, pick, tokens_per_second
+from dashboards.src.names import RATE, increase, over, pick, tokens_per_second
 from dashboards.src.panels import MISSING, SHARE, Board, Column, Look, Query, Row
 from exporter import catalog
 
@@ -18,15 +18,29 @@ def _model_state() -> str:
     return f"2 * {loaded} or {installed} or 0 * {known}"
 
 
-def _server_state() -> str:
+def _server_state(answers: str) -> str:
     """2 with models in memory, 1 answering without one, 0 not answering."""
-    answers = over("max", "server", pick(names.AVAILABLE))
+    answers = over("max", "server", answers)
     loaded = over("max", "server", pick(catalog.LOADED_MODELS))
     return f"{answers} + ({answers} * (({loaded} > bool 0) or 0 * {answers}))"
 
 
+def _server_now() -> str:
+    """The same, and 3 where requests wait."""
+    answers, waiting = over("max", "server", pick(names.AVAILABLE)), over("max", "server", pick(names.WAITING))
+    crowded = f"{answers} == 1 and {waiting} >= {panels.SATURATION_LIMITS.at[0][0]}"
+    return f"3 * ({crowded}) or {_server_state(pick(names.AVAILABLE))}"
+
+
+def _first_word(operation: str, by: str) -> str:
+    """Of models in memory. The first token as canaries see it; where users are known to wait longer, their wait."""
+    token, wait = pick(names.TTFT, **_REAL), f"on ({_SERVER}) group_left () {pick(names.QUEUE_WAIT)}"
+    longer = f"({token} > {wait}) or (0 * {token} + {wait}) or {token}"
+    return over(operation, by, f"({longer}) and on ({_SERVER}, model) {pick(catalog.LOADED_SIZE)}")
+
+
+_SERVER = "job, instance, server"
 _WORDS = ((2, "Online", panels.OK), (1, "Asleep", panels.NEUTRAL), (0, "Down", panels.BAD))
-_STATE = Look(mapping=_WORDS)
 _AT_ONCE = 0.1
 _RESPONSE = Look("suffix:s", panels.TTFT_LIMITS, MISSING, decimals=1, ranges=((None, _AT_ONCE, "at once", panels.OK),))
 _SPEED = Look("suffix:words/s", panels.under_is_bad(7, 15), MISSING, decimals=0)
@@ -68,9 +82,9 @@ _NOW = Row(
         panels.stat(
             103,
             "Typical time until an answer begins",
-            "How long until the first word, on average over the last half hour? Green: under 2 s. Red: over 5 s, try"
-            " later.",
-            f"avg({pick(names.TTFT)})",
+            "How long until the first word of a model that is awake, on average over the last half hour? Green: under"
+            " 2 s. Red: over 5 s, try later.",
+            _first_word("avg", ""),
             _RESPONSE,
             width=6,
         ),
@@ -93,12 +107,18 @@ _MODELS = Row(
             201,
             "Every model, right now",
             "Which model can I use? Online: answers at once. Asleep: wakes up with your first request, which takes"
-            " some seconds to a minute. Down: no server that has it answers; take another. A dash: nobody used it"
-            " lately.",
+            " some seconds to a minute. Down: no server that has it answers; take another. First word: of the last half"
+            " hour, on the quickest server. A dash: it is asleep, or nobody used it lately.",
             (
                 Column("Model", "model", width=300),
-                Column("Right now", query=f"topk(60, {_model_state()})", look=_STATE, cell="colour", width=120),
-                Column("First word after", query=over("min", "model", pick(names.TTFT)), look=_RESPONSE, cell="colour"),
+                Column(
+                    "Right now",
+                    query=f"topk(60, {_model_state()})",
+                    look=Look(mapping=_WORDS),
+                    cell="colour",
+                    width=120,
+                ),
+                Column("First word after", query=_first_word("min", "model"), look=_RESPONSE, cell="colour"),
                 Column("Speed", query=_words("model"), look=_SPEED, cell="colour"),
                 Column("Answers that arrive", query=_success_of_models(), look=_SUCCESS, cell="colour"),
             ),
@@ -128,14 +148,21 @@ _SERVERS = Row(
         panels.table(
             301,
             "Every server, right now",
-            "Which server can I use? Online: answers, with models ready. Asleep: answers, and wakes a model for you."
-            " Down: take another.",
+            "Which server can I use? Online: answers, with models ready. Crowded: you will have to wait, another may be"
+            " quicker. Asleep: answers, and wakes a model for you. Down: take another. First word: of the last half"
+            " hour, of its slowest model.",
             (
                 Column("Server", "server", width=170),
-                Column("Right now", query=_server_state(), look=_STATE, cell="colour", width=110),
+                Column(
+                    "Right now",
+                    query=_server_now(),
+                    look=Look(mapping=((3, "Crowded", panels.WARN), *_WORDS)),
+                    cell="colour",
+                    width=110,
+                ),
                 Column(
                     "First word after",
-                    query=over("min", "server", pick(names.TTFT)),
+                    query=_first_word("max", "server"),
                     look=_RESPONSE,
                     cell="colour",
                     width=150,
@@ -161,9 +188,9 @@ _SERVERS = Row(
         panels.timeline(
             302,
             "Servers in the last 24 hours",
-            "Was it there when I needed it? Green: answered with models ready. Blue: asleep. Red: down. White: not"
-            " known.",
-            Query(_server_state(), "{{server}}"),
+            "Was it there when I needed it? Green: answered with models ready. Blue: asleep. Red: down, if only for a"
+            " moment. White: not known.",
+            Query(_server_state(f"min_over_time({pick(names.AVAILABLE)}[{RATE}])"), "{{server}}"),
             Look(mapping=_WORDS),
             width=10,
             height=7,

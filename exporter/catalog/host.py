@@ -44,12 +44,12 @@ HOST_STORE_AVAILABLE = Family(
 )  # fmt: skip
 HOST_RECEIVED = Family(
     "ollama_host_network_receive_bytes_total", "counter",
-    "Bytes received by network device of the exporter's network namespace; loopback, veth and Docker's bridges left out.",
+    "Bytes received by network device of the exporter's network namespace; without those that only pass traffic on.",
     ("host", "device"), "bytes",
 )  # fmt: skip
 HOST_SENT = Family(
     "ollama_host_network_transmit_bytes_total", "counter",
-    "Bytes sent by network device of the exporter's network namespace; loopback, veth and Docker's bridges left out.",
+    "Bytes sent by network device of the exporter's network namespace; without those that only pass traffic on.",
     ("host", "device"), "bytes",
 )  # fmt: skip
 HOST_PRESSURE = Family(

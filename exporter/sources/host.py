@@ -225,9 +225,12 @@ def steady(before: float, now: float) -> float:
 
 
 _DEVICES_MAX = 32
-# Pairs and bridges come and go with containers and networks of Docker: labels without an end, and bytes that
-# are counted once more on their way to a device that stays.
-_PASSING_DEVICE = re.compile(r"lo\d*|Loopback.*|veth.*|br-[0-9a-f]{12}")
+# Pairs and bridges come and go with containers and networks of Docker and libvirt: labels without an end. Their bytes,
+# like those of shapers, tunnels and dummies, are counted once more on their way to a device that stays.
+_PASSING_DEVICE = re.compile(
+    r"lo\d*|Loopback.*|veth.*|br-[0-9a-f]{12}"
+    r"|(docker|dummy|erspan|gre|gretap|ifb|ip6gre|ip6tnl|ip6_vti|ip_vti|sit|tunl|virbr)\d+(-nic)?"
+)
 
 
 def worth_showing(devices: Iterable[str]) -> list[str]:

@@ -111,9 +111,12 @@ def test_a_kernel_counter_that_trembles_stands_still(before: float, now: float, 
     assert steady(before, now) == told
 
 
-def test_devices_that_come_and_go_with_containers_are_left_out() -> None:
-    devices = ["veth1a2b3c", "wlan0", "lo", "lo0", "br-0123456789ab", "eth0", "br-lan", "docker0", "long0"]
-    assert worth_showing(devices) == ["br-lan", "docker0", "eth0", "long0", "wlan0"]
+def test_devices_that_come_and_go_with_containers_or_only_pass_traffic_on_are_left_out() -> None:
+    stay = ["br-lan", "bond0", "docks", "eth0", "greenet0", "long0", "sit", "tun0", "wg0", "wlan0"]
+    bridges = ["veth1a2b3c", "br-0123456789ab", "docker0", "virbr0", "virbr0-nic"]
+    tunnels = ["gre0", "gretap0", "erspan0", "ip_vti0", "ip6_vti0", "ip6gre0", "ip6tnl0", "sit0", "tunl0"]
+    others = ["lo", "lo0", "ifb0", "ifb12", "dummy0"]
+    assert worth_showing([*bridges, *tunnels, *others, *stay]) == sorted(stay)
 
 
 def test_no_more_than_32_devices_are_shown() -> None:
