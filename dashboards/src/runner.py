@@ -180,8 +180,9 @@ _TOKENS = Row(
         panels.graph(
             502,
             "Tokens made, by model, as runners count",
-            "How much does each model really make? By the runners' own count; what one made after the last look before its"
-            " end is lost. Far above the panel beside: many answers too short to be seen in the making. Ten busiest.",
+            "How much does each model really make? By the runners' own count; what one made after the last look before"
+            " its end is lost. Far above the panel beside: many answers too short to be seen in the making. Ten"
+            " busiest.",
             Query(f"topk(10, {_of_models(catalog.RUNNER_TOKENS)})", "{{model}}"),
             Look(TOKENS_PER_SECOND, empty=NEEDS_METRICS, least=0),
             stack=True,
