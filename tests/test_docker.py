@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import socket
 import tempfile
 import threading
@@ -614,6 +615,14 @@ async def test_of_a_server_that_runs_in_no_container_there_is_nothing_to_tell(
     reading = await Observer(watch, source, SOURCES["docker"].reasons, lambda: 0.0).observe()
     await source.aclose()
     assert (reading.blind, reading.failure, reading.samples) == (blind, None, ())
+
+
+async def test_an_engine_that_goes_away_while_it_is_asked_is_a_lack(
+    engine: FakeEngine, watched: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dockerd, "_check_socket", lambda path: engine.stop(keep_socket=True))
+    assert [lack.what for lack in (await watched.look()).reading.lacks] == ["the Docker engine does not answer"]
+    gc.collect()
 
 
 async def test_without_events_the_rest_is_seen_and_the_lack_said(engine: FakeEngine, watched: Watched) -> None:
