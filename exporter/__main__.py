@@ -22,6 +22,7 @@ COMMANDS = {
 _FLAGS = {
     "config.file": ("FILE", "configuration file (YAML)"),
     "web.listen-address": ("ADDRESS", "where to serve /metrics, such as :8082"),
+    "web.config.file": ("FILE", "TLS, users, headers and rate, in the format of Prometheus' exporters"),
     "log.level": ("LEVEL", "debug, info, warning or error"),
     "log.format": ("FORMAT", "text or json"),
 }
@@ -116,10 +117,14 @@ _COMMANDS = {"run": _run, "check": _check, "demo": _demo, "metrics": _metrics}
 
 
 def _load(given: dict[str, Any], env: Mapping[str, str] = os.environ) -> Config:
+    from exporter import webconfig
     from exporter.config import FLAGS, load
 
     flags = {flag: given[flag] for flag in FLAGS if given[flag] is not None}
-    return load(given["config.file"], env, flags)
+    config = load(given["config.file"], env, flags)
+    if config.web.config_file is not None:
+        webconfig.load(config.web.config_file)  # a mistake in it is one of the configuration
+    return config
 
 
 def _mistaken(mistakes: Sequence[str]) -> int:

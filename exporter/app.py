@@ -20,9 +20,11 @@ from exporter.discovery import Discovery
 from exporter.exposition import encode
 from exporter.fleet import Fleet
 from exporter.logs import set_up as set_up_logging
-from exporter.model import Snapshot
+from exporter.model import Secret, Snapshot
 from exporter.sources import SOURCES, Surroundings, build
 from exporter.store import Store
+from exporter.webauth import Door
+from exporter.webconfig import Watched
 
 if TYPE_CHECKING:
     from exporter.simulator.fleet import SimFleet
@@ -45,6 +47,7 @@ class Exporter:
         self._around = around or Surroundings()
         self._load, self._config = load, config
         self._vitals = self._around.vitals
+        self.guard = Watched(config.web.config_file, self._tell_of_guard)
         self._store = Store(encode)
         self._fleet = Fleet(
             build=lambda watch: build(watch, self._around),
@@ -91,6 +94,12 @@ class Exporter:
         self._vitals.render_seconds, self._vitals.page_bytes = seconds, size
         self._vitals.page_series = sum(entry.series for entry in self._store.snapshot.entries.values())
 
+    def tokens(self) -> Mapping[str, Secret]:
+        return self._config.web.tokens.by_path()
+
+    def _tell_of_guard(self, successful: bool) -> None:
+        self._vitals.web_config_successful = successful
+
     def _adopt(self, config: Config) -> None:
         self._config = config
         self._discovery.apply(config)
@@ -113,7 +122,8 @@ async def serving(
 ) -> AsyncIterator[web.Server]:
     """The exporter on its socket, for as long as the block lasts; `beside` runs along with it. Raises OSError when the
     address cannot be had."""
-    server = web.Server(web.create_app(exporter), web.bind(address))
+    guarded = Door(web.create_app(exporter), exporter.guard.current, exporter.tokens)
+    server = web.Server(guarded, web.bind(address), exporter.guard)
     async with asyncio.TaskGroup() as group:
         tasks = [group.create_task(exporter.run(), name="fleet"), *map(group.create_task, beside)]
         answering = group.create_task(server.run(), name="web")

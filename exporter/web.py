@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import errno
 import gzip
+import ipaddress
 import logging
 import re
 import socket
@@ -18,6 +19,7 @@ from collections.abc import Awaitable, Callable, Generator, Iterator, Mapping, S
 from dataclasses import dataclass
 from typing import Protocol, cast
 
+import h11
 import uvicorn
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -30,6 +32,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from exporter import exposition, status
 from exporter.model import Snapshot
 from exporter.status import page
+from exporter.webconfig import Watched
 
 TEXT = "text/plain; version=0.0.4; charset=utf-8"
 OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
@@ -42,6 +45,7 @@ _FAST = 1  # gzip level: a fifth of the time of level 9, and the text still shri
 
 _BACKLOG = 128
 _CONNECTIONS_MAX = 256
+_CONNECTIONS_PER_ADDRESS = 64  # one client alone cannot take them all
 _KEEP_ALIVE_SECONDS = 75  # longer than the usual scrape interval
 _REQUEST_SECONDS = 10.0
 _UNREAD_SECONDS = 30
@@ -338,11 +342,11 @@ def _listen(family: int, place: tuple[str | int, ...]) -> socket.socket:
 class Server:
     """Serves an app on listening sockets, which it owns from now on, until told to stop."""
 
-    def __init__(self, app: ASGIApp, sockets: Sequence[socket.socket]) -> None:
+    def __init__(self, app: ASGIApp, sockets: Sequence[socket.socket], guard: Watched | None = None) -> None:
         self._sockets = list(sockets)
         self._uvicorn = _Uvicorn(
             uvicorn.Config(
-                _until_cancelled(app),
+                _until_cancelled(_unambiguous(app)),
                 http=_Connection,
                 ws="none",
                 lifespan="off",
@@ -357,7 +361,8 @@ class Server:
                 limit_concurrency=_CONNECTIONS_MAX,
                 timeout_keep_alive=_KEEP_ALIVE_SECONDS,
                 timeout_graceful_shutdown=1,
-            )
+            ),
+            guard or Watched(None),
         )
 
     async def run(self) -> None:
@@ -377,14 +382,39 @@ class Server:
 class _Uvicorn(uvicorn.Server):
     """uvicorn that leaves signals alone, stops without being polled, and does not wait for slow clients."""
 
-    def __init__(self, config: uvicorn.Config) -> None:
+    def __init__(self, config: uvicorn.Config, guard: Watched) -> None:
         super().__init__(config)
         self.stopping = asyncio.Event()
         self.servers = []
+        self._guard = guard
 
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
         yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """With a deadline for TLS handshakes, and a context that changes with its files."""
+        loop = asyncio.get_running_loop()
+        tls = self._guard.context()
+        handshake, goodbye = (
+            (_REQUEST_SECONDS, _GRACE_SECONDS) if tls else (None, None)
+        )  # asyncio wants none without TLS
+        for each in sockets or ():
+            server = await loop.create_server(
+                self._connection,
+                sock=each,
+                ssl=tls,
+                backlog=_BACKLOG,
+                ssl_handshake_timeout=handshake,
+                ssl_shutdown_timeout=goodbye,
+            )
+            self.servers.append(server)
+        self.started = True
+
+    def _connection(self) -> _Connection:
+        connection = _Connection(self.config, self.server_state, {})
+        connection.guard = self._guard
+        return connection
 
     async def main_loop(self) -> None:
         while not await self.on_tick(0):  # sets the Date header
@@ -410,15 +440,34 @@ class _Uvicorn(uvicorn.Server):
 class _Connection(H11Protocol):
     """uvicorn's, which waits for ever for a request that never comes or never ends: here it has some seconds."""
 
+    guard: Watched
     _overdue: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        if not self._is_welcome():
+            transport.abort()
         self._await_request()
+
+    def _is_welcome(self) -> bool:
+        """Whether the certificate bears a right name, and its address has not too many connections already."""
+        ours = _neighbourhood(self.client)
+        beside = sum(_neighbourhood(getattr(each, "client", None)) == ours for each in self.connections)
+        certificate = self.transport.get_extra_info("peercert")
+        return beside <= _CONNECTIONS_PER_ADDRESS and self.guard.current().admits(certificate)
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
         self._await_request()
+
+    def send_400_response(self, msg: str) -> None:
+        """Also in the middle of a body, whose answer may be there already: a stranger's nonsense is no error of ours."""
+        if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+            super().send_400_response(msg)
+        else:
+            self.transport.abort()
+        if self.cycle is not None:
+            self.cycle.disconnected = True
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
@@ -435,6 +484,29 @@ class _Connection(H11Protocol):
         if self._overdue is not None:
             self._overdue.cancel()
             self._overdue = None
+
+
+def _neighbourhood(client: tuple[str, int] | None) -> str:
+    """Who counts as one client: an IPv4 address, or what one IPv6 customer is given at least."""
+    host = client[0] if client else ""
+    if ":" not in host or host.startswith("::ffff:"):
+        return host
+    return str(ipaddress.ip_network((host.partition("%")[0], 64), strict=False))
+
+
+def _unambiguous(app: ASGIApp) -> ASGIApp:
+    """A request with two lengths is refused, and with it whatever follows on its connection: a proxy in front of us may
+    have read the other one (RFC 9112, 6.3)."""
+
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        names = {name for name, _ in scope["headers"]}
+        if {b"content-length", b"transfer-encoding"} <= names:
+            refusal = _respond(b"a body has one length\n", _PLAIN, {"Connection": "close"}, 400)
+            await refusal(scope, receive, send)
+        else:
+            await app(scope, receive, send)
+
+    return answer
 
 
 def _until_cancelled(app: ASGIApp) -> ASGIApp:

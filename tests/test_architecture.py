@@ -30,7 +30,8 @@ ROWS: tuple[frozenset[str], ...] = (
             "simulator",
         }
     ),
-    frozenset({"fleet", "exposition", "discovery", "gaps"}),
+    frozenset({"fleet", "exposition", "discovery", "gaps", "webconfig"}),
+    frozenset({"webauth"}),
     frozenset({"web", "status", "check"}),
     frozenset({"demo"}),
     frozenset({"app"}),
@@ -51,9 +52,10 @@ SIDEWAYS = {
 LIBRARIES = {
     "prometheus_client": {"exposition"},
     "httpx": {"ollama", "sources/__init__", "simulator/transport"},
-    "h11": {"llama"},
+    "h11": {"llama", "web"},
     "psutil": {"local/processes", "sources/host", "sources/own"},
     "pynvml": {"sources/gpu"},
+    "bcrypt": {"webauth"},
     "yaml": {"config/document"},
     "starlette": {"web", "status", "simulator/http", "simulator/server"},
     "uvicorn": {"web", "simulator/server"},

@@ -344,7 +344,7 @@ async def test_the_canary_emits_as_many_series_per_model_as_are_counted() -> Non
 
 
 def test_the_exporter_emits_as_many_series_about_itself_as_are_counted() -> None:
-    source = OwnSource(Vitals(config_hash="x", reload_succeeded_at=1.0, render_seconds=0.1))
+    source = OwnSource(Vitals(config_hash="x", reload_succeeded_at=1.0, web_config_successful=True, render_seconds=0.1))
     samples = tuple(asyncio.run(source.collect()))
     failures = dict.fromkeys(SOURCES["exporter"].reasons, 0)
     reading = Reading(Watch("", "exporter", 5.0, 5.0), 0.0, 0.0, samples, None, failures, 0.0)

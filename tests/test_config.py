@@ -172,6 +172,7 @@ def test_the_environments_fleet_replaces_the_files_and_keeps_its_other_sections(
             "web: {{listen_address: '{}'}}",
             "web.listen_address",
         ),
+        ("web.config.file", "OLLAMA_EXPORTER_WEB_CONFIG_FILE", "web: {{config_file: {}}}", "web.config_file"),
         ("log.level", "OLLAMA_EXPORTER_LOG_LEVEL", "log: {{level: {}}}", "log.level"),
         ("log.format", "OLLAMA_EXPORTER_LOG_FORMAT", "log: {{format: {}}}", "log.format"),
     ],
@@ -181,6 +182,7 @@ def test_a_flag_beats_its_variable_beats_the_file_beats_the_default(
 ) -> None:
     default, one, other = {
         "web.listen-address": (":8082", ":1", ":2"),
+        "web.config.file": ("None", "/one.yml", "/other.yml"),
         "log.level": ("info", "debug", "error"),
         "log.format": ("text", "json", "text"),
     }[flag]
@@ -689,7 +691,8 @@ def test_mistakes_of_all_kinds_come_together_in_the_order_of_their_paths(write: 
     assert found == [
         "OLLAMA_EXPORTER_LOG_LEVL: unknown variable, did you mean OLLAMA_EXPORTER_LOG_LEVEL?",
         "OLLAMA_EXPORTER_X: unknown variable; known are OLLAMA_EXPORTER_CONFIG_FILE, OLLAMA_EXPORTER_LOG_FORMAT,"
-        " OLLAMA_EXPORTER_LOG_LEVEL, OLLAMA_EXPORTER_SERVERS, OLLAMA_EXPORTER_WEB_LISTEN_ADDRESS",
+        " OLLAMA_EXPORTER_LOG_LEVEL, OLLAMA_EXPORTER_SERVERS, OLLAMA_EXPORTER_WEB_CONFIG_FILE,"
+        " OLLAMA_EXPORTER_WEB_LISTEN_ADDRESS",
         "log.level: must be one of debug, info, warning, error; got 1",
         *(f"servers[{place}].poll_interval: must be > 0, got 0s" for place in range(11)),
     ]
@@ -1018,6 +1021,8 @@ def test_the_example_mentions_every_key_and_is_right_with_all_of_them(
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(content)
     (tmp_path / "tls").mkdir()
+    for page in ("reload", "config", "probe", "sd"):
+        (tmp_path / f"secrets/{page}-token").write_text("sixteen-letters!\n")
     for name, origin in {"ca.crt": "ca.pem", "client.crt": "good.pem", "client.key": "good.key"}.items():
         (tmp_path / "tls" / name).write_bytes((authority.folder / origin).read_bytes())
     uncommented = re.sub(r"^( *)#(?=\S|  )", r"\1", example, flags=re.M)
@@ -1027,5 +1032,5 @@ def test_the_example_mentions_every_key_and_is_right_with_all_of_them(
         for row in section:
             assert re.search(rf"^[ #-]*{row.path.rpartition('.')[2]}:", example, re.M), row.path
     # These show their defaults, so that taking the mark off changes nothing.
-    for key in ("poll", "limits", "web", "log"):
+    for key in ("poll", "limits", "log"):
         assert config.effective()[key] == load(None, {}).effective()[key]

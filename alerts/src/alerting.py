@@ -563,7 +563,7 @@ EXPORTER = (
         "OllamaConfigReloadFailed", TICKET, "ollama-exporter", OF_EXPORTER, "5m",
         "An exporter runs on an old configuration.",
         "The last reload of {{ $labels.instance }} failed: its configuration has mistakes, and the one before stays in force.",
-        "ollama_exporter_config_last_reload_successful == 0",
+        "ollama_exporter_config_last_reload_successful == 0 or ollama_exporter_web_config_last_reload_successful == 0",
     ),
     Alert(
         "OllamaExporterLagging", TICKET, "ollama-exporter", OF_EXPORTER, "10m",

@@ -20,6 +20,11 @@ EXPORTER_RELOAD_TIME = Family(
     "ollama_exporter_config_last_reload_success_timestamp_seconds", "gauge",
     "Unix time of the last successful load of the configuration.", (), "seconds",
 )  # fmt: skip
+EXPORTER_WEB_CONFIG_OK = Family(
+    "ollama_exporter_web_config_last_reload_successful", "gauge",
+    "1 if the last reading of --web.config.file and the certificates that it names succeeded, 0 if it failed and the old"
+    " ones stay in force. Absent without such a file.",
+)  # fmt: skip
 EXPORTER_SERVERS = Family(
     "ollama_exporter_servers", "gauge", "Servers that are watched: those of the configuration in force and those found."
 )

@@ -98,11 +98,13 @@ def _document(reader: Reader, path: str) -> Mapping[object, object]:
 
 
 def _overridden(reader: Reader, config: Config, flags: Mapping[str, str]) -> Config:
+    outside = Reader(reader.env, Path())  # a path on the command line starts where the shell is
+    outside.mistakes = reader.mistakes
     for flag, (cls, name, key) in FLAGS.items():
         kind = next(each.metadata["kind"] for each in fields(cls) if each.name == key)
         for place, raw in ((variable(flag), reader.env.get(variable(flag)) or None), (f"--{flag}", flags.get(flag))):
             if raw is not None:
-                value = reader.read(kind, raw, place)
+                value = outside.read(kind, raw, place)
                 part = getattr(config, name)
                 config = replace(config, **{name: part and replace(part, **{key: value})})
     return config

@@ -54,7 +54,8 @@ _NOTATION = f"""
 
 SIGHUP or `POST /-/reload` reads everything again. If there is a mistake anywhere, all of the old configuration stays in
 force. Only the servers whose settings changed are watched anew; the others keep their counters. A secret or certificate
-file with new content is a change. `web` and `log` take effect at the next start.
+file with new content is a change. `web` and `log` take effect at the next start, `web.tokens` at once; the file of
+`web.config_file` and its certificates need no reload.
 """
 
 

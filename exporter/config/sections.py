@@ -405,8 +405,46 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Tokens:
+    reload_file: SecretFile | None = setting(SECRET_FILE, "File that holds the token for `/-/reload`.", None)
+    config_file: SecretFile | None = setting(SECRET_FILE, "File that holds the token for `/config`.", None)
+    probe_file: SecretFile | None = setting(SECRET_FILE, "File that holds the token for `/probe`.", None)
+    sd_file: SecretFile | None = setting(SECRET_FILE, "File that holds the token for `/sd`.", None)
+
+    def by_path(self) -> dict[str, Secret]:
+        files = {
+            "/-/reload": self.reload_file, "/config": self.config_file, "/probe": self.probe_file, "/sd": self.sd_file
+        }  # fmt: skip
+        return {path: file.secret for path, file in files.items() if file is not None}
+
+    def objections(self) -> Iterator[tuple[str, str]]:
+        for key in ("reload_file", "config_file", "probe_file", "sd_file"):
+            file = getattr(self, key)
+            if file is not None and not re.fullmatch(r"[!-~]{16,}", file.secret.reveal()):
+                yield key, f"{file.path} holds no token: 16 or more ASCII characters without spaces"
+
+
+def _path(reader: Reader, raw: object, path: str) -> str:
+    if not isinstance(raw, str) or not raw or not raw.isprintable():
+        raise Wrong(f"must be the path of a file, got {seen(raw)}")
+    return str(reader.folder / raw)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Web:
     listen_address: Listen = setting(LISTEN, "Where to serve /metrics: host:port, or :port for every address.", ":8082")
+    config_file: str | None = setting(
+        Kind("path of a file", _path),
+        "TLS, users, headers and rate of requests, in the format of Prometheus' exporters (docs/security.md).",
+        None,
+        "plain HTTP, for everybody",
+    )
+    tokens: Tokens = setting(
+        section(Tokens),
+        "Bearer tokens for pages apart from /metrics. Such a page takes its token and no password; without, it is as"
+        " open as the rest.",
+        {},
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -463,6 +501,7 @@ class Config:
 
 FLAGS: dict[str, tuple[type, str, str]] = {
     "web.listen-address": (Web, "web", "listen_address"),
+    "web.config.file": (Web, "web", "config_file"),
     "log.level": (Log, "log", "level"),
     "log.format": (Log, "log", "format"),
 }

@@ -50,6 +50,7 @@ class Vitals:
     servers: int = 0
     reload_successful: bool = True
     reload_succeeded_at: float | None = None
+    web_config_successful: bool | None = None
     render_seconds: float | None = None
     page_bytes: int = 0
     page_series: int = 0
@@ -82,6 +83,8 @@ class OwnSource:
         yield catalog.EXPORTER_RELOAD_OK(float(vitals.reload_successful))
         if vitals.reload_succeeded_at is not None:
             yield catalog.EXPORTER_RELOAD_TIME(vitals.reload_succeeded_at)
+        if vitals.web_config_successful is not None:
+            yield catalog.EXPORTER_WEB_CONFIG_OK(float(vitals.web_config_successful))
         yield catalog.EXPORTER_SERVERS(float(vitals.servers))
         if vitals.discovery is not None:
             yield from _discovery(vitals.discovery)
