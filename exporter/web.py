@@ -461,7 +461,7 @@ class _Connection(H11Protocol):
         self._await_request()
 
     def send_400_response(self, msg: str) -> None:
-        """Also in the middle of a body, whose answer may be there already: a stranger's nonsense is no error of ours."""
+        """Also amid a body, whose answer may be there already: a stranger's nonsense is no error of ours."""
         if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
             super().send_400_response(msg)
         else:

@@ -20,7 +20,7 @@ def target(listen_address: str) -> tuple[str, int]:
 
 
 def _status(host: str, port: int) -> int:
-    """By plain HTTP, or by TLS where that hangs up. Whose certificate it is does not matter: this is our own machine."""
+    """By plain HTTP, or by TLS where that hangs up. Whose certificate it is does not matter on our own machine."""
     try:
         return _answer(http.client.HTTPConnection(host, port, timeout=3))
     except (ConnectionResetError, http.client.BadStatusLine):

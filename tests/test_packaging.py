@@ -21,6 +21,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -144,6 +145,30 @@ def test_every_dependency_is_pinned_within_its_bounds() -> None:
         if name not in pins or pins[name] not in requirement.specifier
     ]
     assert not wrong
+
+
+def test_the_hashed_requirements_are_those_of_run_time_as_pinned() -> None:
+    """All that is needed, in the versions of constraints.txt, and nothing without a hash. `scripts/lock` makes it."""
+    text = (ROOT / "requirements.txt").read_text().replace("\\\n", " ")
+    entries = [line.split() for line in text.splitlines() if line and not line.startswith("#")]
+    pinned = {canonicalize_name(entry[0].partition("==")[0]): entry[0].partition("==")[2] for entry in entries}
+    assert all(sum(word.startswith("--hash=sha256:") for word in entry) >= 1 for entry in entries)
+    assert set(pinned) >= set(requirements("docker", "gpu"))
+    constraints = (ROOT / "constraints.txt").read_text().splitlines()
+    pins = {canonicalize_name(line.partition("==")[0]): line.partition("==")[2] for line in constraints}
+    # Windows' own packages come along with docker's client and are used nowhere.
+    assert {name: pins.get(name, version) for name, version in pinned.items()} == pinned
+    assert set(pinned) - set(pins) <= {"colorama", "pywin32"}
+
+
+def test_every_container_of_the_stack_is_locked_down() -> None:
+    services = yaml.safe_load((ROOT / "docker-compose.monitoring.yml").read_text())["services"]
+    for name, service in services.items():
+        assert service["read_only"] is True, name
+        assert service["cap_drop"] == ["ALL"], name
+        assert service["security_opt"] == ["no-new-privileges:true"], name
+        assert not {"privileged", "cap_add", "pid", "network_mode"} & set(service), name
+    assert services["exporter"]["user"].split(":")[0] not in ("0", "root")
 
 
 # --- scripts -----------------------------------------------------------------------------------------------
