@@ -161,6 +161,27 @@ def test_the_hashed_requirements_are_those_of_run_time_as_pinned() -> None:
     assert set(pinned) - set(pins) <= {"colorama", "pywin32"}
 
 
+@pytest.mark.parametrize(
+    ("said", "status", "code"),
+    [
+        ("No known vulnerabilities found", 0, 0),
+        ("Found 2 known vulnerabilities in 1 package", 1, 1),
+        ("ConnectionError", 1, 3),
+        ("h11  Dependency not found on PyPI and could not be audited: h11 (0.16.0)", 0, 3),
+    ],
+)
+def test_an_audit_that_could_not_ask_is_no_good_news(tmp_path: Path, said: str, status: int, code: int) -> None:
+    (tmp_path / "scripts").mkdir()
+    shutil.copy(ROOT / "scripts/audit", tmp_path / "scripts")
+    tool = tmp_path / ".cache/supply-chain/bin/pip-audit"
+    tool.parent.mkdir(parents=True)
+    tool.write_text(f"#!/bin/sh\necho '{said}'\nexit {status}\n")
+    tool.chmod(0o755)
+    answer = subprocess.run([tmp_path / "scripts/audit"], capture_output=True, text=True, check=False)
+    assert answer.returncode == code
+    assert ("NOT AUDITED" in answer.stderr) is (code == 3)
+
+
 def test_every_container_of_the_stack_is_locked_down() -> None:
     services = yaml.safe_load((ROOT / "docker-compose.monitoring.yml").read_text())["services"]
     for name, service in services.items():
