@@ -18,6 +18,7 @@ ROWS: tuple[frozenset[str], ...] = (
         {
             "ollama",
             "llama",
+            "native",
             "ollamalog",
             "tails",
             "dockerd",
@@ -30,7 +31,7 @@ ROWS: tuple[frozenset[str], ...] = (
             "simulator",
         }
     ),
-    frozenset({"fleet", "exposition", "discovery", "gaps"}),
+    frozenset({"fleet", "exposition", "series", "discovery", "gaps"}),
     frozenset({"web", "status", "check"}),
     frozenset({"demo"}),
     frozenset({"app"}),
@@ -39,6 +40,7 @@ ROWS: tuple[frozenset[str], ...] = (
 SIDEWAYS = {
     ("sources", "ollama"),
     ("sources", "llama"),
+    ("sources", "native"),
     ("sources", "local"),
     ("sources", "meter"),
     ("sources", "ollamalog"),
@@ -49,7 +51,7 @@ SIDEWAYS = {
     ("web", "status"),
 }
 LIBRARIES = {
-    "prometheus_client": {"exposition"},
+    "prometheus_client": {"exposition", "native"},
     "httpx": {"ollama", "sources/__init__", "simulator/transport"},
     "h11": {"llama"},
     "psutil": {"local/processes", "sources/host", "sources/own"},
