@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import math
 import textwrap
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from importlib import import_module
 from urllib.parse import urlsplit
 
 from exporter import catalog
@@ -30,9 +27,9 @@ from exporter.model import (
     canonical,
 )
 from exporter.ollama import version_number
+from exporter.series import Count, Switches, count
 from exporter.sources import SOURCES, build
-from exporter.sources.api import STATES
-from exporter.sources.canary import OUTCOMES, SAFE_VERSION, SKIPS
+from exporter.sources.canary import SAFE_VERSION
 
 Build = Callable[[Watch], Source]
 
@@ -45,7 +42,13 @@ ASSUMED_LOADED, ASSUMED_INSTALLED = 3, 10
 def plan_text(config: Config, here: Reading) -> str:
     """The plan, for `check`. `here` is a reading of this machine: the host is the only target that is looked at."""
     watches = plan(config)
-    parts = [_head(config), _servers(config.servers), _sources(config, watches, here), series_text(watches, here)]
+    switches = _switches(config)
+    parts = [
+        _head(config),
+        _servers(config.servers),
+        _sources(config, watches, here),
+        series_text(watches, here, switches),
+    ]
     return "\n\n".join(parts) + "\n"
 
 
@@ -190,65 +193,15 @@ def _is_here(server: Server) -> bool:
 # --- how many series -------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Count:
-    """Series of one source: so many in any case, and so many more per loaded and per installed model."""
-
-    fixed: int
-    per_loaded: int = 0
-    per_installed: int = 0
-
-    def total(self, loaded: int, installed: int) -> int:
-        return self.fixed + self.per_loaded * loaded + self.per_installed * installed
+def _switches(config: Config) -> Switches:
+    return Switches(config.limits.histogram_models, config.limits.inventory)
 
 
-_VOCABULARIES: Mapping[str, int] = {
-    "state": len(STATES),
-    "api_endpoint": 3,
-    "outcome": len(OUTCOMES),
-    "reason": len(SKIPS),
-}
-
-
-def count(source: str) -> Count:
-    """The most series that a watch through `api`, `canary` or `exporter` can have, counted out of the catalogue."""
-    sizes = {"fixed": len(SOURCES[source].reasons) + 4, "loaded": 0, "installed": 0}  # its own ollama_source_*
-    for family in catalog.FAMILIES:
-        if _VANTAGE.get(family) == source:
-            sizes[_subject(family, source)] += _children(family) * _lines(family)
-    return Count(sizes["fixed"], sizes["loaded"], sizes["installed"])
-
-
-_VANTAGE: Mapping[Family, str] = {
-    **{
-        family: source
-        for source in SOURCES
-        for family in vars(import_module(f"exporter.catalog.{source}")).values()
-        if isinstance(family, Family)
-    },
-    catalog.EXPORTER_DROPPED: "api",  # about the exporter, told by the source that drops
-}
-
-
-def _subject(family: Family, source: str) -> str:
-    if "model" not in family.labels:
-        return "fixed"
-    return "loaded" if source == "canary" or family.name.startswith("ollama_loaded_model_") else "installed"
-
-
-def _children(family: Family) -> int:
-    return math.prod(_VOCABULARIES.get(label, 1) for label in family.labels)
-
-
-def _lines(family: Family) -> int:
-    return len(family.buckets) + 3 if family.kind == "histogram" else 1  # +Inf, sum, count
-
-
-def series_text(watches: Sequence[Watch], here: Reading) -> str:
+def series_text(watches: Sequence[Watch], here: Reading, switches: Switches) -> str:
     rows, total = [], 0
     for source in ("api", "canary", "host", "exporter"):
         watched = sum(watch.source == source for watch in watches)
-        each = Count(encode(here).series) if source == "host" else count(source)
+        each = Count(encode(here).series) if source == "host" else count(source, switches)
         subtotal = watched * each.total(ASSUMED_LOADED, ASSUMED_INSTALLED)
         total += subtotal
         rows.append(
@@ -260,7 +213,8 @@ def series_text(watches: Sequence[Watch], here: Reading) -> str:
         f"About {total} series at most: watches x (fixed + loaded x per loaded + installed x per installed), assuming"
         f" {ASSUMED_LOADED} loaded\nand {ASSUMED_INSTALLED} installed models on each server, which was not asked"
         " (--online asks).\nFor the canary, a model counts as loaded from its first load on. The host's are those of"
-        " this machine now. What else is seen on a server's own machine is not in it; --online counts that."
+        " this machine now. What else is seen of a server is not in it: --online counts\nthat; docs/series.md tells"
+        " how to lower it."
     )
 
 
@@ -280,7 +234,7 @@ def online(config: Config, build: Build = build) -> str:
     parts += [f"{_name(each.watch)}: {each.failure}: {ADVICE[each.failure]}" for each in failed if each.failure]
     parts += advice([sample for reading in readings for sample in reading.samples])
     parts += [_gap(gap) for gap in gaps(readings)]
-    parts.append(_series_now(readings, canaries))
+    parts.append(_series_now(readings, canaries, _switches(config)))
     return "\n\n".join(parts) + "\n"
 
 
@@ -294,9 +248,11 @@ def _name(watch: Watch) -> str:
     return f"{watch.server} {watch.source}" if watch.server and watch.source != "api" else watch.server or watch.source
 
 
-def _series_now(readings: Sequence[Reading], canaries: Mapping[str, CanarySettings]) -> str:
+def _series_now(readings: Sequence[Reading], canaries: Mapping[str, CanarySettings], switches: Switches) -> str:
     now = sum(encode(reading).series for reading in readings) + count("exporter").fixed
-    most = sum(count("canary").total(len(_loaded(each)), 0) for each in readings if each.watch.server in canaries)
+    most = sum(
+        count("canary", switches).total(len(_loaded(each)), 0) for each in readings if each.watch.server in canaries
+    )
     return f"{now} series now" + (f", and up to {most} of the canary." if canaries else ".")
 
 

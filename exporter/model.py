@@ -179,17 +179,19 @@ Mode = Literal["auto", "on", "off"]
 
 @dataclass(frozen=True, slots=True)
 class ApiSettings:
-    """`inventory_every`: seconds between two looks at /api/tags. `models_max`: cap on values of the label `model`."""
+    """`inventory_every`: seconds between two looks at /api/tags. `models_max`: cap on values of the label `model`.
+    `inventory`: whether each installed model is described."""
 
     endpoint: Endpoint
     inventory_every: float = 300.0
     models_max: int = 200
+    inventory: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class CanarySettings:
     """`every`: least seconds between two canaries on one model; `timeout`: how long one may wait for its answer;
-    `mode`: for every model that is not named in `models`."""
+    `mode`: for every model that is not named in `models`. `histogram_models`: whether histograms tell models apart."""
 
     endpoint: Endpoint
     every: float = 60.0
@@ -197,6 +199,7 @@ class CanarySettings:
     mode: CanaryMode = "loaded"
     models: tuple[tuple[str, CanaryMode], ...] = ()
     models_max: int = 200
+    histogram_models: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,7 +229,7 @@ class RunnerSettings:
 class LogSettings:
     """Where a server's log is. At most one of `file`, `unit` and `container` is set; none: found from its process.
     `docker`: the engine that has the container, as in DockerSettings. `models_max`: cap on values of the label
-    `model`."""
+    `model`. `histogram_models`: whether histograms tell models apart."""
 
     url: str
     file: str = ""
@@ -234,6 +237,7 @@ class LogSettings:
     container: str = ""
     docker: str = ""
     models_max: int = 200
+    histogram_models: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -278,6 +282,14 @@ class AuditSettings:
     docker: str | None = ""
     log: LogSettings | None = None
     policy: Policy = Policy()
+
+
+@dataclass(frozen=True, slots=True)
+class NativeSettings:
+    """`models_max`: cap on values of the label `model`."""
+
+    endpoint: Endpoint
+    models_max: int = 200
 
 
 @dataclass(frozen=True, slots=True)

@@ -416,11 +416,18 @@ class Client:
         """GET /api/tags: the installed models. Reads every manifest on the server's disk."""
         return await self._poll("/api/tags", parse_tags)
 
+    async def text(self, path: str, accept: str) -> Answer[tuple[str, bytes]]:
+        """GET what is no JSON: its content type (empty where there is none) and its bytes."""
+        request = self._request("GET", path, b"", self._endpoint.timeout)
+        request.headers["Accept"] = accept
+        body, took, headers = await self._exchange(request, self._endpoint.timeout)
+        return Answer((headers.get("content-type", ""), body), took, self._clock_offset(headers))
+
     async def post(self, path: str, payload: dict[str, Any], timeout: float, parse: Callable[[bytes], T]) -> Answer[T]:
         """POST a JSON body and wait up to `timeout` seconds. Never retried: it may have had its effect."""
         request = self._request("POST", path, json.dumps(payload).encode(), timeout)
-        body, took, offset = await self._exchange(request, timeout)
-        return Answer(parse(body), took, offset)
+        body, took, headers = await self._exchange(request, timeout)
+        return Answer(parse(body), took, self._clock_offset(headers))
 
     async def aclose(self) -> None:
         await self._transport.aclose()
@@ -432,16 +439,16 @@ class Client:
         clock = asyncio.get_running_loop().time
         deadline = clock() + self._endpoint.timeout
         try:
-            body, took, offset = await self._exchange(request, self._endpoint.timeout)
+            body, took, headers = await self._exchange(request, self._endpoint.timeout)
         except Unreachable as error:
             if error.reason != "reset" or clock() >= deadline:
                 raise
             # A proxy may close an idle connection at the moment in which it is used again: no news about the server.
-            body, took, offset = await self._exchange(request, deadline - clock())
+            body, took, headers = await self._exchange(request, deadline - clock())
         last = self._last.get(path)
         if last is None or last[0] != body:
             last = self._last[path] = (body, parse(body))
-        return Answer(last[1], took, offset)
+        return Answer(last[1], took, self._clock_offset(headers))
 
     def _request(self, method: str, path: str, content: bytes, timeout: float) -> httpx.Request:
         headers = [*self._headers, ("Content-Type", "application/json")] if content else self._headers
@@ -452,8 +459,8 @@ class Client:
             method, self._endpoint.url + path, headers=headers, content=content or None, extensions={"timeout": limits}
         )
 
-    async def _exchange(self, request: httpx.Request, timeout: float) -> tuple[bytes, float, float | None]:
-        """Send, read at most BODY_MAX bytes, all within `timeout` seconds: (body, seconds taken, clock offset)."""
+    async def _exchange(self, request: httpx.Request, timeout: float) -> tuple[bytes, float, httpx.Headers]:
+        """Send, read at most BODY_MAX bytes, all within `timeout` seconds: (body, seconds taken, headers)."""
         clock = asyncio.get_running_loop().time
         started = clock()
         try:
@@ -470,9 +477,10 @@ class Client:
         took = clock() - started
         if response.status_code != 200:
             raise HttpError(response.status_code, empty=not body)
-        return body, took, self._clock_offset(response.headers.get("date"))
+        return body, took, response.headers
 
-    def _clock_offset(self, date: str | None) -> float | None:
+    def _clock_offset(self, headers: httpx.Headers) -> float | None:
+        date = headers.get("date")
         if date is None:
             return None
         try:

@@ -19,6 +19,7 @@ from exporter.model import (
     Endpoint,
     Entry,
     Family,
+    NativeSettings,
     Reading,
     Source,
     Watch,
@@ -152,12 +153,13 @@ class Seen:
 async def stage(
     source: str = "canary",
     server: ServerConfig | None = None,
-    settings: ApiSettings | CanarySettings | None = None,
+    settings: ApiSettings | CanarySettings | NativeSettings | None = None,
     every: float = 15.0,
+    optional: bool = False,
 ) -> AsyncIterator[Stage]:
     default = CanarySettings(ENDPOINT) if source == "canary" else ApiSettings(ENDPOINT)
     made = SimServer(server or ServerConfig(), virtual_wall_clock)
-    it = Stage(made, Watch("a", source, every, 60.0, settings or default))
+    it = Stage(made, Watch("a", source, every, 60.0, settings or default, optional))
     try:
         yield it
     finally:

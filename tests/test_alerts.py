@@ -22,8 +22,8 @@ from exporter.sources import SOURCES
 from exporter.sources.api import STATES
 from exporter.sources.canary import OUTCOMES, SKIPS
 from exporter.sources.docker import HEALTH
-from exporter.sources.gpu import _CAUSES, _THROTTLING
-from exporter.sources.logs import _KNOWN_STATUSES
+from exporter.sources.gpu import CAUSES, THROTTLING
+from exporter.sources.logs import KNOWN_STATUSES
 
 ROOT = Path(__file__).resolve().parents[1]
 ALERTS = ROOT / "alerts"
@@ -204,15 +204,15 @@ _LEVELS = {
 }
 _VOCABULARIES = {
     "outcome": set(OUTCOMES),
-    "reason": {*SKIPS, *(reason for reason, _ in _THROTTLING)},
+    "reason": {*SKIPS, *(reason for reason, _ in THROTTLING)},
     "state": set(STATES),
     "source": set(SOURCES),
     "process": {"serve", "runner"},
     "phase": {"queue", "load", "prompt", "generate"},
-    "status": set(_KNOWN_STATUSES),
+    "status": set(KNOWN_STATUSES),
     "kind": {*ollamalog.OCCURRENCES, *ollamalog.MISFIT_KINDS},
     "health": set(HEALTH),
-    "cause": set(_CAUSES),
+    "cause": set(CAUSES),
     "error": {"corrected", "uncorrected"},
     "problem": set(environment.PROBLEMS),
 }
@@ -237,6 +237,7 @@ def _labels_of() -> dict[str, set[str]]:
     return known
 
 
+PASSED = {family.name for family in catalog.PASSED}
 LABELS = _labels_of()
 HISTOGRAMS = {f"{family.name}_bucket": family for family in catalog.FAMILIES if family.kind == "histogram"}
 COUNTERS = {family.name for family in catalog.FAMILIES if family.kind == "counter"} | {
@@ -321,6 +322,7 @@ def test_series_in_the_tests_are_what_an_exporter_shows() -> None:
         labels = {matcher.name: matcher.value for matcher in selector.matchers.matchers}
         # An empty label is none: these are sources of no server.
         optional = {"server"} if labels.get("source") in ("host", "exporter", "gpu") else set()
+        optional |= {"exported_server", "reason"} if selector.name in PASSED else set()
         assert set(labels) | optional == LABELS[selector.name] | optional, name
         for label, value in labels.items():
             _assert_values_exist(selector.name, label, value)

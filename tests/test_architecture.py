@@ -18,6 +18,7 @@ ROWS: tuple[frozenset[str], ...] = (
         {
             "ollama",
             "llama",
+            "native",
             "ollamalog",
             "tails",
             "dockerd",
@@ -30,7 +31,7 @@ ROWS: tuple[frozenset[str], ...] = (
             "simulator",
         }
     ),
-    frozenset({"fleet", "exposition", "discovery", "gaps", "webconfig"}),
+    frozenset({"fleet", "exposition", "series", "discovery", "gaps", "webconfig"}),
     frozenset({"webauth"}),
     frozenset({"web", "status", "check"}),
     frozenset({"demo"}),
@@ -40,6 +41,7 @@ ROWS: tuple[frozenset[str], ...] = (
 SIDEWAYS = {
     ("sources", "ollama"),
     ("sources", "llama"),
+    ("sources", "native"),
     ("sources", "local"),
     ("sources", "meter"),
     ("sources", "ollamalog"),
@@ -50,7 +52,7 @@ SIDEWAYS = {
     ("web", "status"),
 }
 LIBRARIES = {
-    "prometheus_client": {"exposition"},
+    "prometheus_client": {"exposition", "native"},
     "httpx": {"ollama", "sources/__init__", "simulator/transport"},
     "h11": {"llama", "web"},
     "psutil": {"local/processes", "sources/host", "sources/own"},

@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 import pytest
 
-from exporter import __version__, app, catalog, check
+from exporter import __version__, app, catalog, check, series
 from exporter.__main__ import main
 from exporter.config import Config, ConfigError, load, plan
 from exporter.exposition import encode
@@ -266,9 +266,9 @@ def test_the_expected_number_of_series_follows_from_the_rows(fleet: str, capsys:
     rows = re.findall(r"^(?:api|canary|host|exporter) +(\d+) +(\d+) +(\d+) +(\d+) +(\d+)$", text, re.M)
     numbers = [tuple(map(int, row)) for row in rows]
     assert [watches for watches, *_ in numbers] == [3, 2, 1, 1]
-    for watches, fixed, loaded, installed, series in numbers:
-        assert series == watches * (fixed + 3 * loaded + 10 * installed)
-    assert f"About {sum(series for *_, series in numbers)} series at most" in text
+    for watches, fixed, loaded, installed, total in numbers:
+        assert total == watches * (fixed + 3 * loaded + 10 * installed)
+    assert f"About {sum(total for *_, total in numbers)} series at most" in text
     assert "assuming 3 loaded" in text
 
 
@@ -329,8 +329,8 @@ def test_the_api_source_emits_as_many_series_as_are_counted(loaded: int, install
         encode(Reading(watch, 0.0, 0.0, (), None, dict.fromkeys(SOURCES[watch.source].reasons, 0), 0.0)).series
         for watch in others
     )
-    exporter = check.count("exporter").fixed
-    assert count_of(text) - beside - exporter == check.count("api").total(loaded, installed)
+    exporter = series.count("exporter").fixed
+    assert count_of(text) - beside - exporter == series.count("api").total(loaded, installed)
 
 
 @virtually
@@ -340,7 +340,7 @@ async def test_the_canary_emits_as_many_series_per_model_as_are_counted() -> Non
         seen = await it.run(60.0)
         assert seen.total(catalog.CANARY_ATTEMPTS, model="tinyllama:latest", outcome="ok") == 1.0
         assert seen(catalog.CANARY_PENDING, model="tinyllama:latest") is None  # the one series that is not there now
-        assert seen.entry().series == check.count("canary").total(1, 0) - 1
+        assert seen.entry().series == series.count("canary").total(1, 0) - 1
 
 
 def test_the_exporter_emits_as_many_series_about_itself_as_are_counted() -> None:
@@ -348,7 +348,7 @@ def test_the_exporter_emits_as_many_series_about_itself_as_are_counted() -> None
     samples = tuple(asyncio.run(source.collect()))
     failures = dict.fromkeys(SOURCES["exporter"].reasons, 0)
     reading = Reading(Watch("", "exporter", 5.0, 5.0), 0.0, 0.0, samples, None, failures, 0.0)
-    assert encode(reading).series == check.count("exporter").fixed
+    assert encode(reading).series == series.count("exporter").fixed
 
 
 # --- check --online --------------------------------------------------------------------------------------------------
@@ -406,7 +406,7 @@ def test_online_tells_whether_the_canary_could_run_and_runs_none(
     assert (server, state, told_version, failure, loaded) == ("a", "ok", version, "none", "m0:latest, m1:latest")
     assert re.fullmatch(r"\d+ms", took)
     assert told_canary == verdict
-    assert sorted(built) == ["api", "audit", "docker", "gpu", "host", "logs", "runner", "sockets"]
+    assert sorted(built) == ["api", "audit", "docker", "gpu", "host", "logs", "native", "runner", "sockets"]
 
 
 def test_online_tells_reasons_with_advice_and_looks_on() -> None:

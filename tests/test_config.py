@@ -27,6 +27,7 @@ from exporter.model import (
     GpuSettings,
     HostSettings,
     LogSettings,
+    NativeSettings,
     RunnerSettings,
     Secret,
     SocketsSettings,
@@ -59,8 +60,8 @@ def mistakes(
     return list(caught.value.mistakes)
 
 
-INSIDE = ("sockets", "runner", "docker", "logs", "audit")
-"""Sources of a server that look at it from its own machine."""
+INSIDE = ("native", "sockets", "runner", "docker", "logs", "audit")
+"""Sources of a server that see what not every server shows."""
 
 
 # --- where servers come from -----------------------------------------------------------------------------------------
@@ -241,12 +242,13 @@ servers:
 poll: {interval: 5s, inventory_interval: 60}
 canary: {every: 30s, models: {tinyllama: always}}
 host: {enabled: true, name: here, models_dir: /models}
+native: {every: 20s}
 sockets: {mode: on, every: 1s}
 runner: {every: 2s}
 logs: {every: 3s}
 docker: {every: 1m, address: "tcp://proxy:2375"}
 gpu: {every: 4s}
-limits: {models: 7}
+limits: {models: 7, histogram_models: false, inventory: false}
 web: {listen_address: "[::1]:9000"}
 log: {level: warning, format: json}
 """
@@ -271,9 +273,9 @@ ENV = {"API_KEY": f"key-{SECRET}", "PROXY_USER": f"user:{SECRET}"}
 
 def test_every_setting_arrives_where_it_works(everything: str) -> None:
     config = load(everything, ENV)
-    first, second, (host, gpu, own) = (plan(config)[start:end] for start, end in ((0, 7), (7, 14), (14, 17)))
-    api, canary, sockets, runner, docker, logs, _ = first
-    other, other_canary, _, _, _, other_logs, _ = second
+    first, second, (host, gpu, own) = (plan(config)[start:end] for start, end in ((0, 8), (8, 16), (16, 19)))
+    api, canary, native, sockets, runner, docker, logs, _ = first
+    other, other_canary, _, _, _, _, other_logs, _ = second
     folder = Path(everything).parent
     at = api.settings.endpoint if isinstance(api.settings, ApiSettings) else None
     assert at is not None
@@ -294,12 +296,13 @@ def test_every_setting_arrives_where_it_works(everything: str) -> None:
         key=at.key,
         proxy=Secret(f"http://user:{SECRET}@proxy:3128"),
     )
-    assert api == Watch("a", "api", 60.0, 13.0, ApiSettings(at, inventory_every=5400.0, models_max=7))
+    assert api == Watch("a", "api", 60.0, 13.0, ApiSettings(at, 5400.0, models_max=7, inventory=False))
     modes = (("hf.co/x/y:Q4", "off"), ("tinyllama:latest", "loaded"))
-    assert canary == Watch("a", "canary", 60.0, 21.0, CanarySettings(at, 90.0, 60.0, "off", modes, 7))
+    assert canary == Watch("a", "canary", 60.0, 21.0, CanarySettings(at, 90.0, 60.0, "off", modes, 7, False))
+    assert native == Watch("a", "native", 20.0, 9.0, NativeSettings(at, 7), optional=True)
     plain = Endpoint("http://b:1", basic=("me", Secret(f"password {SECRET} ")))
-    assert other == Watch("b", "api", 5.0, 16.0, ApiSettings(plain, inventory_every=60.0, models_max=7))
-    common = CanarySettings(plain, 30.0, 600.0, "loaded", (("tinyllama:latest", "always"),), 7)
+    assert other == Watch("b", "api", 5.0, 16.0, ApiSettings(plain, 60.0, models_max=7, inventory=False))
+    common = CanarySettings(plain, 30.0, 600.0, "loaded", (("tinyllama:latest", "always"),), 7, False)
     assert other_canary == Watch("b", "canary", 5.0, 26.0, common)
     url = "https://a.example/gate"
     assert sockets == Watch("a", "sockets", 1.0, 10.0, SocketsSettings(url))
@@ -308,9 +311,9 @@ def test_every_setting_arrives_where_it_works(everything: str) -> None:
         "a", "docker", 60.0, 10.0, DockerSettings(url, "ollama-a", "tcp://proxy:2375"), optional=True
     )
     assert logs == Watch(
-        "a", "logs", 3.0, 10.0, LogSettings(url, "", "", "ollama-a", "tcp://proxy:2375", 7), optional=True
+        "a", "logs", 3.0, 10.0, LogSettings(url, "", "", "ollama-a", "tcp://proxy:2375", 7, False), optional=True
     )
-    assert other_logs.settings == LogSettings("http://b:1", "/var/log/ollama.log", "", "", "tcp://proxy:2375", 7)
+    assert other_logs.settings == LogSettings("http://b:1", "/var/log/ollama.log", "", "", "tcp://proxy:2375", 7, False)
     assert host == Watch("", "host", 15.0, 10.0, HostSettings("here", "/models"))
     assert gpu == Watch("", "gpu", 4.0, 10.0, GpuSettings("here", (("a", url), ("b", "http://b:1")), 7), optional=True)
     assert own == Watch("", "exporter", 5.0, 5.0)
@@ -554,8 +557,8 @@ MISTAKES: dict[str, tuple[str, list[str]]] = {
     "line breaks in keys": (
         '"a\\nb: c": 1',
         [
-            "a?b: c: unknown key; known are audit, canary, docker, gpu, host, limits, log, logs, poll, runner, servers,"
-            " sockets, web"
+            "a?b: c: unknown key; known are audit, canary, docker, gpu, host, limits, log, logs, native, poll, runner,"
+            " servers, sockets, web"
         ],
     ),
 }
@@ -821,7 +824,7 @@ def test_a_server_that_did_not_change_keeps_its_watches_when_another_one_does(wr
         ("a", "api"),
         ("a", "canary"),
         *(("a", source) for source in INSIDE),
-        *(("b", source) for source in INSIDE if source != "audit"),  # which asks the server, and so has its timeout
+        *(("b", source) for source in INSIDE if source not in ("native", "audit")),  # they ask it, and have its timeout
         ("", "host"),
         ("", "exporter"),
     }

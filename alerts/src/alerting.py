@@ -354,7 +354,10 @@ MODELS = (
         f"""
         model:ollama_time_per_output_token_seconds:mean_30m
         > 2 * quantile_over_time(0.5, model:ollama_time_per_output_token_seconds:mean_30m[1d:10m] offset 1d)
-        and on ({MODEL}) {_increase("ollama_canary_time_per_output_token_seconds_count", "30m", MODEL)} > 4.5
+        and on ({MODEL}) (
+          {_increase("ollama_canary_time_per_output_token_seconds_count", "30m", MODEL)} > 4.5
+          or {_increase("ollama_requests_total", "30m", MODEL)} > 4.5
+        )
         """,
     ),
     Alert(

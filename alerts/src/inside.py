@@ -8,7 +8,7 @@ Silent on servers of which none of that can be seen.
 from __future__ import annotations
 
 from alerting import INFO, OF_HOST, OF_MODEL, OF_SERVER, PAGE, TICKET, Alert
-from recording import LOGS_READ, MODEL, SERVER, USE_A_MODEL, Group, increased, indented, mean, record
+from recording import LOGS_READ, MODEL, NATIVE_READ, SERVER, USE_A_MODEL, Group, increased, indented, mean, record
 
 GPU = "job, instance, host, gpu"
 OF_GPU = (*OF_HOST, "gpu")
@@ -74,13 +74,20 @@ def _users(window: str) -> str:
 
 
 def _tokens(window: str) -> str:
-    """By the runners' own count, else by their timing lines, else by what is seen of them growing: a lower bound."""
-    counted, logged, seen = (
+    """By the runners' own count, in which answers in the making are; else of ended answers by the server's own count,
+    or by the runners' timing lines; else by what is seen of them growing: a lower bound."""
+    counted, ended, logged, seen = (
         f"sum by ({SERVER}) (rate({family}[{window}]))"
-        for family in ("ollama_runner_generated_tokens_total", "ollama_log_generated_tokens_total", _SEEN_TOKENS)
+        for family in (
+            "ollama_runner_generated_tokens_total",
+            "ollama_generated_tokens_total",
+            "ollama_log_generated_tokens_total",
+            _SEEN_TOKENS,
+        )
     )
     return (
         f'{counted} and on ({SERVER}) ollama_source_up{{source="runner"}} == 1\n'
+        f"or\n{ended} and on ({SERVER}) {NATIVE_READ}\n"
         f"or\n{logged} and on ({SERVER}) {LOGS_READ}\nor\n{seen}"
     )
 

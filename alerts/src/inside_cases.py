@@ -23,6 +23,14 @@ def source(name: str, values: str, labels: dict[str, str] = SERVER) -> Series:
     return series("ollama_source_up", {**labels, "source": name}, values)
 
 
+def _counted_by_server(answers: str, tokens: str, seconds: str) -> tuple[Series, ...]:
+    return (
+        series("ollama_requests_total", MODEL, answers),
+        series("ollama_generated_tokens_total", MODEL, tokens),
+        series("ollama_eval_duration_seconds_total", MODEL, seconds),
+    )
+
+
 def _reads(values: str) -> Series:
     return series("ollama_log_reads_total", {**SERVER, "api_endpoint": "/api/ps"}, values)
 
@@ -235,6 +243,13 @@ BEST = (
     Case("OllamaQueueWaitHigh", "four requests wait all the time, twelve come in a minute: each waits for 20 s",
          (*_slots(steps((2, 120)), 120), _waiting(steps((0, 40), (4, 40), (0, 40))), logged("2xx", count((12, 120))), source("logs", steps((1, 120)))), (40, 45, 115),
          ((78, told(SERVER, "Measured requests to gpu1 waited 20s for a slot, on average over 30 minutes.")),)),
+    Case("OllamaDecodeSlow", "by users' own answers, where the server counts them; canaries see nothing of it",
+         (*_counted_by_server(count((0.5, 3200)), count((50, 3200)), count((0.99, 2900), (2.97, 100), (0.99, 200))), source("native", steps((1, 3200))),
+          *histogram("ollama_canary_time_per_output_token_seconds", count((1, 3200)), {}, count((0.02, 3200)))), (2900, 2920, 3100),
+         ((2980, told(MODEL, "llama3.2:3b at gpu1 takes 60ms for a token, more than twice the median of the day before.")),), step=4),
+    Case("OllamaDecodeSlow", "four answers of users in half an hour are too few to tell",
+         (*_counted_by_server(count((0.125, 3200)), count((12.5, 3200)), count((0.2475, 2900), (0.7425, 100), (0.2475, 200))), source("native", steps((1, 3200)))),
+         (2940, 2980, 2996), (), step=4),
     Case("OllamaErrorRatioHigh", "a tenth of users' requests fails, while the canary does well; those who left the queue do not count",
          (logged("2xx", count((9, 120))), logged("5xx", count((0, 40), (1.5, 40), (0, 40))), logged("503", count((0, 120))), logged("4xx", count((5, 120))),
           event("client_left_queue", count((0, 40), (0.5, 40), (0, 40))), source("logs", steps((1, 120))), attempts("ok", count((1, 120)))), (40, 50, 115),

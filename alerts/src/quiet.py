@@ -20,7 +20,7 @@ _HISTOGRAMS = {
     "ollama_canary_time_per_output_token_seconds": ("0.05",),
 }
 
-_INSIDE = ("sockets", "runner", "logs", "docker", "audit")
+_INSIDE = ("native", "sockets", "runner", "logs", "docker", "audit")
 _EVENTS = (
     "load_failed", "runtime_oom", "runner_died", "crash", "generation_failed", "prompt_truncated", "context_shift",
     "context_exceeded", "client_left_queue",
@@ -221,6 +221,9 @@ class Fleet:
             series("ollama_runner_crashes_seen_total", here, self._counted(0)),
             series("ollama_runner_generated_tokens_seen_total", here, self._counted(500 * self.users)),
             series("ollama_log_generated_tokens_total", here, self._counted(500 * self.users)),
+            series("ollama_requests_total", here, self._counted(5 * self.users)),
+            series("ollama_generated_tokens_total", here, self._counted(500 * self.users)),
+            series("ollama_eval_duration_seconds_total", here, self._counted(10 * self.users)),
             series("ollama_log_load_duration_seconds_count", here, self._counted(0.02 if self.users else 0)),
             series("ollama_log_load_duration_seconds_bucket", slow, self._counted(0.02 if self.users else 0)),
         ]

@@ -37,6 +37,7 @@ _REFUSED = f'{_LOGGED}{{{USE_A_MODEL},status=~"5xx|503"}}'
 _LEFT = 'ollama_log_events_total{kind="client_left_queue"}'
 LOGS_READ = 'ollama_source_up{source="logs"} == 1'
 """Counters of a log that cannot be read any more stand still: then it tells nothing."""
+NATIVE_READ = 'ollama_source_up{source="native"} == 1'
 OBJECTIVES = {"2s": "2.0", "5s": "5.0"}
 """Seconds to the first token, as they are called in names and as Prometheus spells the bucket."""
 
@@ -232,9 +233,8 @@ def _servers() -> list[Record]:
 
 
 def _models() -> list[Record]:
-    per_token = "ollama_canary_time_per_output_token_seconds"
     return [
-        record("model:ollama_time_per_output_token_seconds:mean_30m", mean(per_token, MODEL)),
+        record("model:ollama_time_per_output_token_seconds:mean_30m", _per_token()),
         record("model:ollama_ttft_seconds:mean_30m", mean(_TTFT, MODEL)),
         record("model:ollama_loaded_vram:ratio", _vram_share()),
         record("model:ollama_user_uses:increase_1h", _user_uses("1h")),
@@ -333,6 +333,18 @@ def _generate() -> str:
         /
         (sum by ({SERVER}) (rate({first}_count[30m])) > 0)"""
     )
+
+
+def _per_token() -> str:
+    """Of users' own answers where the server counts them itself and five or more are there, else of canaries. The first
+    token of an answer costs no time in either."""
+    seconds, tokens, answers = (
+        f"sum by ({MODEL}) (rate(ollama_{what}_total[30m]))"
+        for what in ("eval_duration_seconds", "generated_tokens", "requests")
+    )
+    enough = f"{increased('ollama_requests_total', '30m', MODEL)} > 4.5"
+    counted = f"(\n  {seconds}\n  /\n  ({tokens} - {answers} > 0)\n  and {enough}\n)\nand on ({SERVER}) {NATIVE_READ}"
+    return f"{counted}\nor\n{mean('ollama_canary_time_per_output_token_seconds', MODEL)}"
 
 
 def mean(histogram: str, by: str, window: str = "30m") -> str:

@@ -192,8 +192,8 @@ LAG_LIMITS = over_is_bad(0.1, 1.0)
 SPENT = "Spent"
 NO_TRAFFIC = "No traffic"
 NO_DATA = "No data from this source"
-NEEDS_SOCKETS, NEEDS_RUNNER, NEEDS_LOGS, NEEDS_AUDIT = (
-    f"Needs the source {source}" for source in ("sockets", "runner", "logs", "audit")
+NEEDS_SOCKETS, NEEDS_RUNNER, NEEDS_LOGS, NEEDS_AUDIT, NEEDS_NATIVE = (
+    f"Needs the source {source}" for source in ("sockets", "runner", "logs", "audit", "native")
 )
 NEEDS_DOCKER, NEEDS_GPU, NEEDS_NVIDIA = (
     "No container, or no source docker",

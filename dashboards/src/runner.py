@@ -10,6 +10,7 @@ from dashboards.src.panels import (
     COUNT,
     NEEDS_LOGS,
     NEEDS_METRICS,
+    NEEDS_NATIVE,
     NEEDS_RUNNER,
     NO_TRAFFIC,
     SECONDS,
@@ -34,6 +35,10 @@ def _of_models(family: Family) -> str:
 
 def _quotient(part: Family, whole: Family) -> str:
     return share(_of_models(part), _of_models(whole))
+
+
+def _per_answer(seconds: Family) -> str:
+    return share(f"sum({rate(seconds)})", f"sum({rate(catalog.NATIVE_REQUESTS)})")
 
 
 _AFTER_THE_FIRST = f"({_of_models(catalog.LOG_GENERATED_TOKENS)} - {_of_models(catalog.LOG_GENERATIONS)})"
@@ -353,9 +358,64 @@ _LINES = Row(
     ),
 )
 
+_NATIVE = Row(
+    700,
+    "What do servers count themselves? (source native; /metrics is proposed for Ollama, no release has it)",
+    (
+        panels.graph(
+            701,
+            "Answers by the servers' own count, by model",
+            "How many answers do users get? Only those that came to their end; canaries are among them. Ten most.",
+            Query(f"topk(10, {over('sum', 'model', increase(catalog.NATIVE_REQUESTS))})", "{{model}}"),
+            Look(COUNT, empty=NEEDS_NATIVE, least=0),
+            width=12,
+            stack=True,
+            as_bars=True,
+        ),
+        panels.graph(
+            702,
+            "Tokens by the servers' own count",
+            "How much is read and written? Tokens of ended answers. Cached ones of prompts cost next to nothing.",
+            [
+                Query(f"sum({rate(catalog.NATIVE_GENERATED)})", "of answers"),
+                Query(f"sum({rate(catalog.NATIVE_PROMPT_TOKENS)})", "of prompts"),
+                Query(f"sum({rate(catalog.NATIVE_PROMPT_CACHED)})", "cached"),
+            ],
+            Look(TOKENS_PER_SECOND, empty=NEEDS_NATIVE, least=0, names=("of answers", "of prompts", "cached")),
+            width=12,
+        ),
+        panels.graph(
+            703,
+            "Mean time of users' answers, by phase",
+            "Where does the time of real answers go? load: the scheduler and loads. prompt: reading. generate: writing."
+            " The wait for a slot is in none of them: see Queue and capacity.",
+            [
+                Query(_per_answer(catalog.NATIVE_LOAD), "load"),
+                Query(_per_answer(catalog.NATIVE_PROMPT_SECONDS), "prompt"),
+                Query(_per_answer(catalog.NATIVE_EVAL_SECONDS), "generate"),
+            ],
+            Look(SECONDS, empty=NEEDS_NATIVE, least=0, names=("load", "prompt", "generate")),
+            width=12,
+            stack=True,
+        ),
+        panels.graph(
+            704,
+            "Scheduler's queue by the servers' own count",
+            "How many requests wait for a load, and beyond how many is the next one refused (room)? Those that wait for"
+            " a slot of a loaded model are not in it.",
+            [
+                Query(f"sum({pick(catalog.NATIVE_QUEUED)})", "waiting"),
+                Query(f"sum({pick(catalog.NATIVE_QUEUE_CAPACITY)})", "room"),
+            ],
+            Look(COUNT, empty=NEEDS_NATIVE, least=0, names=("waiting", "room")),
+            width=12,
+        ),
+    ),
+)
+
 _SPEED = Row(
     200,
-    "How fast does each model compute, by canaries?",
+    "How fast does each model compute? (canaries, and speed by users' own answers where servers count them)",
     (
         panels.graph(
             201,
@@ -405,5 +465,5 @@ BOARD = Board(
     "ollama-runner",
     "Ollama / Runner internals",
     "What do the processes that compute do?",
-    (_SLOTS, _TOKENS, _LINES, _SPEED),
+    (_SLOTS, _TOKENS, _LINES, _NATIVE, _SPEED),
 )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from exporter.catalog.api import *
 from exporter.catalog.canary import *
+from exporter.catalog.native import *
 from exporter.catalog.sockets import *
 from exporter.catalog.runner import *
 from exporter.catalog.logs import *

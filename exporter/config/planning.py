@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterator
 from typing import Protocol
 
-from exporter.config.sections import Config, Server
+from exporter.config.sections import Config, Limits, Server
 from exporter.model import (
     ApiSettings,
     AuditSettings,
@@ -16,6 +16,7 @@ from exporter.model import (
     HostSettings,
     LogSettings,
     Mode,
+    NativeSettings,
     Policy,
     RunnerSettings,
     SocketsSettings,
@@ -26,7 +27,7 @@ HOST_EVERY, HOST_WITHIN = 15.0, 10.0
 EXPORTER_EVERY, EXPORTER_WITHIN = 5.0, 5.0
 INSIDE_WITHIN = 10.0
 AUDIT_EVERY = 60.0
-_API_CALLS, _CANARY_CALLS, _MARGIN = 3, 5, 1.0
+_API_CALLS, _CANARY_CALLS, _NATIVE_CALLS, _MARGIN = 3, 5, 2, 1.0
 """Requests that one collect makes at most, one after the other, each with its own timeout; the canary's generation is
 none of them, it runs beside."""
 
@@ -36,7 +37,7 @@ def plan(config: Config) -> tuple[Watch, ...]:
     watches = [
         watch
         for server in config.servers
-        for watch in (*_over_http(server, config.limits.models), *_from_inside(server, config))
+        for watch in (*_over_http(server, config.limits), *_native(server, config), *_from_inside(server, config))
     ]
     return (*watches, *_of_this_machine(config), Watch("", "exporter", EXPORTER_EVERY, EXPORTER_WITHIN))
 
@@ -47,6 +48,14 @@ def _of_this_machine(config: Config) -> Iterator[Watch]:
         yield Watch("", "host", HOST_EVERY, HOST_WITHIN, host)
     servers = tuple((server.name, server.url) for server in config.servers)
     yield from _optional("", "gpu", config.gpu, GpuSettings(config.host.name, servers, config.limits.models))
+
+
+def _native(server: Server, config: Config) -> Iterator[Watch]:
+    if config.native.mode == "off":
+        return
+    settings = NativeSettings(_endpoint(server), config.limits.models)
+    within = _NATIVE_CALLS * server.timeout + _MARGIN
+    yield Watch(server.name, "native", config.native.every, within, settings, config.native.mode == "auto")
 
 
 def _from_inside(server: Server, config: Config) -> Iterator[Watch]:
@@ -64,7 +73,15 @@ def _logs(server: Server, config: Config) -> LogSettings:
     logs = server.logs
     container = logs.container or ("" if logs.file or logs.unit else server.container)
     docker = config.docker.address or ""
-    return LogSettings(server.url, logs.file or "", logs.unit or "", container or "", docker, config.limits.models)
+    return LogSettings(
+        server.url,
+        logs.file or "",
+        logs.unit or "",
+        container or "",
+        docker,
+        config.limits.models,
+        config.limits.histogram_models,
+    )
 
 
 def _audit(server: Server, config: Config) -> Iterator[Watch]:
@@ -95,13 +112,15 @@ class _Optional(Protocol):
     def every(self) -> float: ...
 
 
-def _over_http(server: Server, models_max: int) -> Iterator[Watch]:
+def _over_http(server: Server, limits: Limits) -> Iterator[Watch]:
     at, canary = _endpoint(server), server.canary
-    api = ApiSettings(at, inventory_every=server.inventory_interval, models_max=models_max)
+    api = ApiSettings(at, server.inventory_interval, limits.models, limits.inventory)
     yield Watch(server.name, "api", server.poll_interval, _API_CALLS * server.timeout + _MARGIN, api)
     if all(mode == "off" for mode in (canary.mode, *dict(canary.models).values())):
         return
-    settings = CanarySettings(at, canary.every, canary.timeout, canary.mode, canary.models, models_max)
+    settings = CanarySettings(
+        at, canary.every, canary.timeout, canary.mode, canary.models, limits.models, limits.histogram_models
+    )
     every = min(server.poll_interval, canary.every)
     yield Watch(server.name, "canary", every, _CANARY_CALLS * server.timeout + _MARGIN, settings)
 

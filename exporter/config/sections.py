@@ -314,6 +314,17 @@ _AUTO_HELP = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Native:
+    mode: Mode = setting(
+        _AUTO,
+        "Whether to read servers' own /metrics, as it is proposed for Ollama and in no release that is known. Without"
+        " one, a server is asked again after a change of its version or an outage, and hourly." + _AUTO_HELP,
+        "auto",
+    )
+    every: float = setting(duration("1s", "1h"), "Time between two looks at a server that has one.", "15s")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Sockets:
     mode: Mode = setting(
         _AUTO,
@@ -402,6 +413,18 @@ class Limits:
     models: int = setting(
         whole(1, 10_000), "Values of the label `model` per server at most; what is beyond is put under `other`.", 200
     )
+    histogram_models: bool = setting(
+        SWITCH,
+        "Whether histograms have the label `model`. false: one for all models of a server; panels and alerts that ask"
+        " by model then tell of all of them together, without a name.",
+        True,
+    )
+    inventory: bool = setting(
+        SWITCH,
+        "Whether to tell size and digest of each installed model. false: only how many there are; loaded models are"
+        " told of all the same.",
+        True,
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -473,6 +496,7 @@ class Config:
         section(Canary), "A timed tiny generation on models in use; common to all servers that say nothing else.", {}
     )
     host: Host = setting(section(Host), "The machine the exporter runs on.", {})
+    native: Native = setting(section(Native), "Servers' own /metrics.", {})
     sockets: Sockets = setting(section(Sockets), "Servers' connections, as the kernel of their machine sees them.", {})
     runner: Runner = setting(section(Runner), "The processes in which servers run their models.", {})
     logs: Logs = setting(section(Logs), "Servers' logs.", {})

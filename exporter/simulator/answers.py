@@ -89,6 +89,7 @@ async def answer(server: SimServer, ask: Ask) -> AsyncGenerator[Piece | Final, N
                 if made >= _TOKENS_BEFORE_A_FAULT and _cut_by_fault(server, ask.path):
                     yield Final(done=False)
                     return
+        server.totals.add(ask.model.name, spent, load_seconds)
         yield Final(True, reason, loop.time() - started, load_seconds, spent)
 
 

@@ -176,13 +176,9 @@ class SimFleet:
 
 
 async def _ask_for(server: SimServer, model: SimModel) -> None:
+    wanted = Wanted(model, keep_alive=_SWAP_KEEP_ALIVE_SECONDS, origin="swap storm")
     with contextlib.suppress(*_REFUSALS), server.visited("/api/generate") as call:
-        async with (
-            server.engine.runner(Wanted(model, keep_alive=_SWAP_KEEP_ALIVE_SECONDS, origin="swap storm")) as runner,
-            runner.slot(),
-        ):
-            async for _ in runner.generate(synthetic_prompt(20, 1), _SWAP_TOKENS, _SWAP_TOKENS):
-                call.token()
+        await server.converse(call, wanted, synthetic_prompt(20, 1), _SWAP_TOKENS, _SWAP_TOKENS)
 
 
 class _Users:
@@ -216,14 +212,13 @@ class _Users:
         try:
             with self._server.visited("/api/chat" if model.can_complete else "/api/embed") as call:
                 await self._server.faults.over("starting")
-                async with self._server.engine.runner(Wanted(model, origin="user")) as runner:
-                    if not model.can_complete:
+                wanted = Wanted(model, origin="user")
+                if model.can_complete:
+                    tokens = answer_tokens(prompt, model.mean_answer_tokens)
+                    await self._server.converse(call, wanted, prompt, tokens, max(16, tokens // 3))
+                else:
+                    async with self._server.engine.runner(wanted) as runner:
                         await runner.embed(prompt)
-                    else:
-                        tokens = answer_tokens(prompt, model.mean_answer_tokens)
-                        async with runner.slot():
-                            async for _ in runner.generate(prompt, tokens, max(16, tokens // 3)):
-                                call.token()
         except ServerBusyError:
             self._tally.refused += 1
         except _REFUSALS:

@@ -15,9 +15,10 @@ from exporter.simulator.faults import Fault, FaultKind, Faults
 from exporter.simulator.http import App
 from exporter.simulator.journal import Journal, Sink, go_duration
 from exporter.simulator.ledger import Call, Ledger
+from exporter.simulator.metrics import Totals
 from exporter.simulator.models import GPT_OSS_CLOUD, LLAMA32_3B, NOMIC_EMBED, TINYLLAMA, SimModel
-from exporter.simulator.runner import RunnerDiedError
-from exporter.simulator.text import synthetic_prompt
+from exporter.simulator.runner import RunnerDiedError, Spent
+from exporter.simulator.text import Prompt, synthetic_prompt
 
 DEFAULT_MODELS = (TINYLLAMA, LLAMA32_3B, NOMIC_EMBED, GPT_OSS_CLOUD)
 _SATURATION_TOKENS = 400
@@ -32,6 +33,7 @@ class ServerConfig:
     loopback: bool = False  # bound to 127.0.0.1: the Host header is checked
     control: bool = False  # /_sim/ answers
     cloud_disabled: bool = False  # OLLAMA_NO_CLOUD
+    metrics: bool = False  # OLLAMA_METRICS, which no release knows: /metrics answers
     environment: tuple[tuple[str, str], ...] = ()  # variables beside those that make the engine what it is
 
 
@@ -62,7 +64,8 @@ class SimServer:
             self._lacks_memory,
         )
         self._models = {model.name: model for model in self.config.models}
-        routes = {**native.ROUTES, **openai.ROUTES}
+        self.totals = Totals()
+        routes = {**native.ROUTES, **openai.ROUTES, **(native.METRICS if self.config.metrics else {})}
         self.app = App(self, routes, control.ROUTES if self.config.control else {})
         self._tasks: set[asyncio.Task[None]] = set()
         self._was_dead = False
@@ -113,6 +116,18 @@ class SimServer:
         finally:
             if status and not broken:
                 self.journal.access("POST", path, status, loop.time() - started)
+
+    async def converse(self, call: Call, wanted: Wanted, prompt: Prompt, tokens: int, step: int) -> None:
+        """A generation that goes straight into the engine, counted as one that came over HTTP."""
+        loop = asyncio.get_running_loop()
+        started = loop.time()
+        async with self.engine.runner(wanted) as runner:
+            load_seconds = loop.time() - started
+            async with runner.slot():
+                async for made in runner.generate(prompt, tokens, step):
+                    call.token()
+                    if isinstance(made, Spent):
+                        self.totals.add(wanted.model.name, made, load_seconds)
 
     def _start(self) -> None:
         engine = self.config.engine
@@ -174,6 +189,7 @@ class SimServer:
             self.log.record("down" if dead else "up")
             if dead:
                 self.engine.die()
+                self.totals = Totals()
                 self.ledger.hang_up()
             else:
                 self.ledger.listen()
@@ -199,10 +215,9 @@ class SimServer:
         prompt = synthetic_prompt(200, number)
         while self.faults.active("saturated") is not None:
             try:
+                wanted = Wanted(model, origin="saturation")
                 with self.visited("/api/generate") as call:
-                    async with self.engine.runner(Wanted(model, origin="saturation")) as runner, runner.slot():
-                        async for _ in runner.generate(prompt, _SATURATION_TOKENS, _SATURATION_TOKENS // 8):
-                            call.token()
+                    await self.converse(call, wanted, prompt, _SATURATION_TOKENS, _SATURATION_TOKENS // 8)
             except (ServerBusyError, ServerDownError, LoadFailedError, RunnerDiedError):
                 await asyncio.sleep(1.0)
 

@@ -6,7 +6,7 @@ import asyncio
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 
-from exporter.simulator import wire
+from exporter.simulator import metrics, wire
 from exporter.simulator.answers import Ask, Final, Piece, answer, preload, tokenised, wanted_of, whole
 from exporter.simulator.body import ApiError, Body
 from exporter.simulator.engine import Wanted
@@ -48,6 +48,12 @@ async def ps(exchange: Exchange) -> None:
 
 async def tags(exchange: Exchange) -> None:
     await exchange.json(wire.tags(exchange.server.models))
+
+
+async def own_metrics(exchange: Exchange) -> None:
+    server = exchange.server
+    text = metrics.page(server.totals, server.engine.loaded(), server.config.version, server.skew_seconds)
+    await exchange.reply(200, text, metrics.TEXT)
 
 
 async def show(exchange: Exchange) -> None:
@@ -331,3 +337,5 @@ ROUTES: Routes = {
     "/api/me": {"POST": external},
     "/api/experimental/model-recommendations": {"GET": external},
 }
+METRICS: Routes = {"/metrics": {"GET": own_metrics}}
+"""With OLLAMA_METRICS=1 alone."""

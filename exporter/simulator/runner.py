@@ -35,6 +35,7 @@ class Spent:
     prompt_seconds: float
     tokens: int
     eval_seconds: float
+    cached_tokens: int = 0
 
 
 NOTHING_SPENT = Spent(0, 0.0, 0, 0.0)
@@ -138,7 +139,8 @@ class Runner:
             self.tokens_made += 1
             self._journal.answered(row.number, task, new_tokens, prompt_seconds, made, _micro(eval_seconds))
         # The first token falls out of the last prompt batch: an answer of one token shows exactly 1000 ns.
-        yield Spent(prompt.tokens, prompt_seconds, made, max(_micro(eval_seconds), _ONE_TOKEN_SECONDS))
+        seconds = max(_micro(eval_seconds), _ONE_TOKEN_SECONDS)
+        yield Spent(prompt.tokens, prompt_seconds, made, seconds, prompt.tokens - new_tokens)
 
     async def embed(self, prompt: Prompt) -> None:
         async with self.slot():

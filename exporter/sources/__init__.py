@@ -13,7 +13,7 @@ import httpx
 from exporter.llama import SocketWire, Wire
 from exporter.local import Local, Place
 from exporter.local.machine import Machine
-from exporter.model import ApiSettings, AuditSettings, CanarySettings, Endpoint, Reason, Source, Watch
+from exporter.model import ApiSettings, AuditSettings, CanarySettings, Endpoint, NativeSettings, Reason, Source, Watch
 from exporter.ollama import Client
 from exporter.sources.api import ApiSource
 from exporter.sources.audit import AuditSource
@@ -22,6 +22,7 @@ from exporter.sources.docker import DockerSource
 from exporter.sources.gpu import GpuSource
 from exporter.sources.host import HostSource
 from exporter.sources.logs import LogSource
+from exporter.sources.native import NativeSource
 from exporter.sources.own import OwnSource, Vitals
 from exporter.sources.runner import RunnerSource
 from exporter.sources.sockets import SocketsSource
@@ -55,6 +56,10 @@ def _api(watch: Watch, around: Surroundings) -> Source:
 
 def _canary(watch: Watch, around: Surroundings) -> Source:
     return CanarySource(watch, around.client(cast(CanarySettings, watch.settings).endpoint), around.now)
+
+
+def _native(watch: Watch, around: Surroundings) -> Source:
+    return NativeSource(watch, around.client(cast(NativeSettings, watch.settings).endpoint))
 
 
 def _runner(watch: Watch, around: Surroundings) -> Source:
@@ -95,6 +100,12 @@ _RUNNER: tuple[Reason, ...] = (
 SOURCES: dict[str, Kind] = {
     "api": Kind(_api, _HTTP),
     "canary": Kind(_canary, _HTTP),
+    "native": Kind(
+        _native,
+        (*_HTTP, "unavailable"),
+        "a server's own /metrics, which is proposed for Ollama: answers, tokens and where their time went, by model",
+        "errors, embeddings and who waits for a slot; everything of a server without it, as all known releases are",
+    ),
     "sockets": Kind(
         _sockets,
         _LOCAL,

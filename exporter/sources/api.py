@@ -153,10 +153,11 @@ class ApiSource:
             dropped += len(local) - len(labelled_local)
             yield catalog.INSTALLED_MODELS(float(len(local)), server=self._server)
             yield catalog.REMOTE_MODELS(float(len(self._inventory.models) - len(local)), server=self._server)
-            for installed in labelled_local.values():
-                yield from self._installed_model(installed)
-            rest_sizes = [model.size for model in local if model.name not in labelled_local]
-            yield from self._sum(catalog.INSTALLED_SIZE, rest_sizes)
+            if self._settings.inventory:
+                for installed in labelled_local.values():
+                    yield from self._installed_model(installed)
+                rest_sizes = [model.size for model in local if model.name not in labelled_local]
+                yield from self._sum(catalog.INSTALLED_SIZE, rest_sizes)
         yield catalog.EXPORTER_DROPPED(float(dropped), server=self._server)
 
     def _loaded_model(self, model: LoadedModel) -> Iterator[Sample]:

@@ -29,7 +29,7 @@ from exporter.tails.journal import JournalTail
 
 _T = TypeVar("_T")
 
-_IGNORED_MAX = 20
+IGNORED_MAX = 20
 _INVENTORY_EVERY = 300.0
 _RUNNER_SINCE: Version = (0, 30, 0)
 """The first version whose runner is a llama-server of its own, which reads the environment, too."""
@@ -184,7 +184,7 @@ class AuditSource:
         if nothing is None:
             return
         yield catalog.CONFIG_IGNORED_COUNT(len(nothing), server=self._server)
-        for variable, instead in list(nothing.items())[:_IGNORED_MAX]:
+        for variable, instead in list(nothing.items())[:IGNORED_MAX]:
             yield catalog.CONFIG_IGNORED(1.0, server=self._server, variable=variable, instead=instead)
 
     def _violations(self, found: Settings | None, told: Told) -> Iterator[Sample]:

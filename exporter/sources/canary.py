@@ -195,7 +195,8 @@ class CanarySource:
         version = await self._client.version()
         tags = await self._client.tags()
         loaded = await self._client.ps()
-        names = frozenset(model.name for model in tags.value.models) | self._subjects.keys()
+        # "" is where histograms do not tell models apart.
+        names = frozenset(model.name for model in tags.value.models) | self._subjects.keys() | {""}
         for meter in self._meters():
             meter.keep("model", names)
         return _Scene(
@@ -293,22 +294,22 @@ class CanarySource:
         return "caused_load" if seen.load >= _LOAD_SUSPICION else "ok"
 
     def _observe(self, name: str, outcome: Outcome, answer: Answer[Generation], path: str) -> None:
-        seen = answer.value
+        seen, model = answer.value, name if self._settings.histogram_models else ""
         if outcome in ("ok", "caused_load"):
-            self._load.observe(seen.load, model=name)
+            self._load.observe(seen.load, model=model)
         if outcome != "ok":
             return
-        self._duration.observe(seen.total, model=name)
-        self._network.observe(max(0.0, answer.took - seen.total), model=name)
+        self._duration.observe(seen.total, model=model)
+        self._network.observe(max(0.0, answer.took - seen.total), model=model)
         if path != "/api/generate":
             return
         wait = max(0.0, seen.total - seen.load - seen.prompt - seen.decode)
-        self._queue_wait.observe(wait, model=name)
-        self._ttft.observe(max(0.0, seen.total - seen.decode), model=name)
-        self._prompt.observe(seen.prompt, model=name)
+        self._queue_wait.observe(wait, model=model)
+        self._ttft.observe(max(0.0, seen.total - seen.decode), model=model)
+        self._prompt.observe(seen.prompt, model=model)
         if seen.tokens >= _TOKENS_FOR_SPEED:
             # The first token comes out of the last prompt batch and costs no decode time.
-            self._per_token.observe(seen.decode / (seen.tokens - 1), model=name)
+            self._per_token.observe(seen.decode / (seen.tokens - 1), model=model)
         if wait > _SATURATION_WAIT:
             self._hold()
 

@@ -32,7 +32,7 @@ _T = TypeVar("_T")
 
 UNKNOWN, OTHER = "unknown", "other"
 Cause = Literal["application", "device"]
-_CAUSES: tuple[Cause, ...] = ("application", "device")
+CAUSES: tuple[Cause, ...] = ("application", "device")
 _OF_APPLICATIONS = frozenset({13, 31, 43, 45, 68, 109})
 """XID codes that a program brings about by crashing, by wrong memory accesses or by being killed."""
 _XIDS_MAX = 1000
@@ -244,7 +244,7 @@ class _Counters:
             for error, total in card.ecc.items():
                 self._ecc.zero(gpu=[card.gpu], error=[error])
                 self._ecc.add(self._growth(catalog.GPU_ECC, card.gpu, error, total), gpu=card.gpu, error=error)
-        self._xid.zero(gpu=look.listening, cause=_CAUSES)
+        self._xid.zero(gpu=look.listening, cause=CAUSES)
         for gpu, code in look.xids:
             cause: Cause = "application" if code in _OF_APPLICATIONS else "device"
             self._xid.add(gpu=gpu, cause=cause)
@@ -325,7 +325,7 @@ _GIVE = "give the exporter's container the GPUs (docker run --gpus all, with NVI
 _ALLOW = "let the exporter open /dev/nvidiactl and /dev/nvidia0 and so on (systemd: PrivateDevices=no and DeviceAllow=)"
 
 
-_THROTTLING = (
+THROTTLING = (
     ("power_cap", "nvmlClocksThrottleReasonSwPowerCap"),
     ("power_brake", "nvmlClocksThrottleReasonHwPowerBrakeSlowdown"),
     ("software_thermal", "nvmlClocksThrottleReasonSwThermalSlowdown"),
@@ -451,7 +451,7 @@ class _Nvml:
         )
         if bits is None:
             return {}
-        return {reason: bool(bits & getattr(nvml, constant)) for reason, constant in _THROTTLING}
+        return {reason: bool(bits & getattr(nvml, constant)) for reason, constant in THROTTLING}
 
     def _ecc(self, handle: object) -> dict[str, int]:
         """By kind, over the card's life."""

@@ -34,7 +34,7 @@ _log = logging.getLogger(__name__)
 
 UNKNOWN, OTHER = "unknown", "other"
 STATUSES: tuple[str, ...] = ("2xx", "4xx", "499", "5xx", "503")
-_KNOWN_STATUSES = frozenset(STATUSES) | {"3xx"}
+KNOWN_STATUSES = frozenset(STATUSES) | {"3xx"}
 _BYTES_MAX = 32 * 1024 * 1024
 _PORTION = 1024 * 1024
 _CPU_MAX = 1.0
@@ -67,7 +67,9 @@ class LogSource:
         self._server, self._settings = watch.server, cast(LogSettings, watch.settings)
         self._machine, self._now, self._proc = machine, now, proc
         self._opened = opened or (lambda target, new: _open(target, new, self._settings.docker))
-        self._tally = Tally(watch.server, self._settings.models_max, self._names)
+        self._tally = Tally(
+            watch.server, self._settings.models_max, self._names, histogram_models=self._settings.histogram_models
+        )
         self._place: Place | None = None
         self._found: Found | None = None
         self._tails: dict[int, Tail] = {}
@@ -300,12 +302,19 @@ _VALUE_MAX = 64
 
 
 class Tally:
-    """Counts what the lines of one server say. `names`: canonical names of the installed models with these weights."""
+    """Counts what the lines of one server say. `names`: canonical names of the installed models with these weights.
+    `histogram_models`: whether histograms tell models apart."""
 
     def __init__(
-        self, server: str, models_max: int = 200, names: Callable[[str], tuple[str, ...]] = lambda _: ()
+        self,
+        server: str,
+        models_max: int = 200,
+        names: Callable[[str], tuple[str, ...]] = lambda _: (),
+        *,
+        histogram_models: bool = True,
     ) -> None:
         self._server, self._models_max, self._names = server, models_max, names
+        self._histogram_models = histogram_models
         self._stories: dict[int, ollamalog.Story] = {}
         self._known: dict[str, str] = {}
         self._models: set[str] = set()
@@ -407,7 +416,7 @@ class Tally:
             case ollamalog.Listening():
                 self._of_server[catalog.LOG_STARTS].add()
             case ollamalog.Loaded(took):
-                self._loads.observe(took, model=self._meet(self._label(told)))
+                self._loads.observe(took, model=self._of_histogram(self._meet(self._label(told))))
             case _:
                 self._count_of_runner(told, self._meet(self._label(told)))
 
@@ -416,7 +425,7 @@ class Tally:
             self._reads.add(api_endpoint=access.endpoint)
             return
         status = str(access.status) if access.status in (499, 503) else f"{access.status // 100}xx"
-        if status not in _KNOWN_STATUSES:  # 1xx is no answer
+        if status not in KNOWN_STATUSES:  # 1xx is no answer
             self._misfits.add(kind="access")
             return
         self._requests.add(api_endpoint=access.endpoint, status=status)
@@ -461,5 +470,8 @@ class Tally:
         self._models.add(model)
         for counter in self._of_model.values():
             counter.zero(model=(model,))
-        self._loads.zero(model=(model,))
+        self._loads.zero(model=(self._of_histogram(model),))
         return model
+
+    def _of_histogram(self, model: str) -> str:
+        return model if self._histogram_models else ""
