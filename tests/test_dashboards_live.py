@@ -43,6 +43,7 @@ _NO_DRAFT = "no model of the demo drafts tokens"
 _WELL_SET = "the simulated servers have no variable that is ignored or unreadable"
 _NO_POLICY = "there is no policy in the demo"
 _ALL_READ = "the demo's log is written as the exporter knows it"
+_NO_PAGE = "no release of Ollama has a /metrics of its own, and so has no server of the demo"
 _NO_INCIDENT = "the demo's incidents that a log tells of come later, or leave no such line"
 _GPUS = "depends on the GPUs of the machine that runs the test"
 _THIS_MACHINE = "depends on the kernel and the disk of the machine that runs the test"
@@ -69,6 +70,10 @@ EMPTY: dict[str, str] = {
     "Variables that do nothing": _WELL_SET,
     "Values that cannot be read": _WELL_SET,
     "Lines that could not be read": _ALL_READ,
+    "Answers by the servers' own count, by model": _NO_PAGE,
+    "Tokens by the servers' own count": _NO_PAGE,
+    "Mean time of users' answers, by phase": _NO_PAGE,
+    "Scheduler's queue by the servers' own count": _NO_PAGE,
 }
 PERHAPS: dict[str, str] = {
     "annotation ollama serve started": _NO_OLLAMA,

@@ -44,6 +44,12 @@ GOOD = {
     "rate": "rate_limit: {interval: 1m30s, burst: 5}",
     "no rate": "rate_limit: {interval: 0s, burst: 0}",
 }
+# What Prometheus 2.42 does not know yet, alone in a file that is right otherwise.
+YOUNG = {
+    "mutual": tls("client_allowed_sans: [a.example]", MUTUAL),
+    "rate": "rate_limit: {interval: 1s, burst: 1}",
+    "no rate": "rate_limit: {interval: 1s, burst: 1}",
+}
 BAD = {
     "an unknown section": ("tls: {}", "tls: unknown key"),
     "an unknown key": (tls("certfile: x"), "tls_server_config.certfile: unknown key"),
@@ -110,13 +116,15 @@ def accepts(promtool: Path, path: str) -> bool:
     return answer.returncode == 0
 
 
-def knows_rates(promtool: Path, write: Callable[[str], str]) -> bool:
-    return accepts(promtool, write("rate_limit: {interval: 1s, burst: 1}"))
+def knows(promtool: Path, write: Callable[[str], str], case: str) -> bool:
+    """Whether this promtool has heard of the youngest key of a case at all."""
+    text = YOUNG.get(case)
+    return text is None or accepts(promtool, write(text))
 
 
 @pytest.mark.parametrize("case", GOOD)
 def test_what_is_good_here_is_good_for_promtool(promtool: Path, write: Callable[[str], str], case: str) -> None:
-    expected = "rate" not in case or knows_rates(promtool, write)
+    expected = knows(promtool, write, case)
     path = write(GOOD[case])
     load(path)
     assert accepts(promtool, path) is expected
@@ -136,7 +144,7 @@ def test_what_is_bad_for_promtool_is_bad_here(promtool: Path, write: Callable[[s
 @pytest.mark.parametrize("case", STRICTER)
 def test_what_would_not_hold_is_refused_on_top(promtool: Path, write: Callable[[str], str], case: str) -> None:
     text, words = STRICTER[case]
-    known = "rate_limit" not in text or knows_rates(promtool, write)
+    known = "rate_limit" not in text or knows(promtool, write, "rate")
     path = write(text)
     assert accepts(promtool, path) is known
     with pytest.raises(ConfigError) as caught:
