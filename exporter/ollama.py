@@ -31,6 +31,7 @@ from typing import Any, Generic, TypeVar, cast
 import httpx
 
 from exporter import __version__
+from exporter.connection import Transport
 from exporter.model import Endpoint, Reason, canonical, is_cloud
 
 T = TypeVar("T")
@@ -399,7 +400,7 @@ class Client:
         now: Callable[[], float] = time.time,
     ) -> None:
         self._endpoint, self._now = endpoint, now
-        self._transport = transport or _transport(endpoint)
+        self._transport = transport or network(endpoint)
         self._headers = _headers(endpoint)
         self._polls: dict[str, httpx.Request] = {}
         self._last: dict[str, tuple[bytes, Any]] = {}
@@ -483,12 +484,19 @@ class Client:
         date = headers.get("date")
         if date is None:
             return None
-        try:
-            moment = parsedate_to_datetime(date)
-            # `-0000` gives a naive datetime, which would be taken for our own local time.
-            return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() - self._now()
-        except (ValueError, OverflowError):
-            return None
+        moment = _http_date(date)
+        return None if moment is None else moment - self._now()
+
+
+@lru_cache(maxsize=16)
+def _http_date(text: str) -> float | None:
+    """A Date header as Unix time. Servers that answer in the same second send the same one."""
+    try:
+        moment = parsedate_to_datetime(text)
+        # `-0000` gives a naive datetime, which would be taken for our own local time.
+        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+    except (ValueError, OverflowError):
+        return None
 
 
 async def _read(response: httpx.Response) -> bytes:
@@ -568,13 +576,17 @@ def _headers(endpoint: Endpoint) -> list[tuple[str, str]]:
     return headers
 
 
-def _transport(endpoint: Endpoint) -> httpx.AsyncHTTPTransport:
+def network(endpoint: Endpoint, keep: bool = True) -> httpx.AsyncBaseTransport:
+    """The way to a server. Follows no redirect. `keep`: a connection stays open between two requests."""
+    tls = None
+    if endpoint.url.startswith("https"):
+        tls = _tls(endpoint.ca, endpoint.certificate, endpoint.key, endpoint.insecure)
+    if endpoint.proxy is None:
+        return Transport(tls, keep)
     return httpx.AsyncHTTPTransport(
-        verify=_tls(endpoint.ca, endpoint.certificate, endpoint.key, endpoint.insecure)
-        if endpoint.url.startswith("https")
-        else False,
-        limits=httpx.Limits(max_connections=2, max_keepalive_connections=1, keepalive_expiry=60.0),
-        proxy=httpx.Proxy(endpoint.proxy.reveal()) if endpoint.proxy else None,
+        verify=tls or False,
+        limits=httpx.Limits(max_connections=2, max_keepalive_connections=int(keep), keepalive_expiry=60.0),
+        proxy=httpx.Proxy(endpoint.proxy.reveal()),
         trust_env=False,
     )
 
