@@ -7,32 +7,49 @@ carries the bytes. It raises what httpx's own transport raises; benchmarks/polli
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import socket
 import ssl
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 
 import httptools
 import httpx
 
+Resolve = Callable[[str], Awaitable[Iterable[str]]]
+"""A host name -> its addresses. Raises OSError (socket.gaierror) or UnicodeError where it has none."""
+
 _IDLE_SECONDS = 60.0
-_HEAD_MAX = 64 * 1024
-"""Bytes before the body at most."""
+_BARE_MAX = 64 * 1024
+"""Bytes in a row at most that are no body: a head, the frames of chunks, a trailer."""
 _AHEAD_MAX = 256 * 1024
 """Bytes of a body that wait for their reader; the kernel holds back the rest."""
 _STAGGER = 0.25
 """Seconds until the next address of a name is tried beside the last one (RFC 8305)."""
 
 
+class ForbiddenAddress(httpx.ConnectError):
+    """The name leads to an address that must not be connected to. Nothing was sent there."""
+
+
 class Transport(httpx.AsyncBaseTransport):
-    """The connections to one server. One is kept open between requests, a minute at most, unless not `keep`; more than
-    one is open only while more than one request is under way.
+    """The connections to one server. Unless not `keep`, one is left open for the next request, if that comes within a
+    minute; more than one is open only while more than one request is under way.
 
     How long an answer may take is up to the caller (cancelling closes the connection); of the request's own limits only
-    that of connecting is kept. `tls` is for https.
+    that of connecting is kept. `tls` is for https. `allows` judges every address of the server's name before one of
+    them is connected to, and what was judged is what is connected to: another answer of DNS a moment later changes
+    nothing.
     """
 
-    def __init__(self, tls: ssl.SSLContext | None = None, keep: bool = True) -> None:
+    def __init__(
+        self,
+        tls: ssl.SSLContext | None = None,
+        keep: bool = True,
+        allows: Callable[[str], bool] = lambda _: True,
+        resolve: Resolve | None = None,
+    ) -> None:
         self._tls, self._keep = tls, keep
+        self._allows, self._resolve = allows, resolve or _resolve
         self._idle: _Connection | None = None
         self._idle_until = 0.0
         self._open: set[_Connection] = set()
@@ -42,7 +59,7 @@ class Transport(httpx.AsyncBaseTransport):
         content = await request.aread()
         connection = self._take() or await self._connect(request)
         try:
-            await connection.ask(head + content)
+            await connection.ask(head + content, bodiless=request.method == "HEAD")
         except BaseException:
             self._drop(connection)
             raise
@@ -82,7 +99,8 @@ class Transport(httpx.AsyncBaseTransport):
         port = request.url.port or (443 if request.url.scheme == "https" else 80)
         try:
             async with asyncio.timeout(request.extensions.get("timeout", {}).get("connect")):
-                connection = await _reach(host, port, tls, name if tls else None)
+                addresses = await self._addresses(host)
+                connection = await _reach(addresses, port, tls, name if tls else None)
         except TimeoutError as error:
             raise httpx.ConnectTimeout("no connection in time") from error
         except (OSError, UnicodeError, ExceptionGroup) as error:
@@ -90,6 +108,12 @@ class Transport(httpx.AsyncBaseTransport):
         self._open.add(connection)
         connection.on_lost = self._drop
         return connection
+
+    async def _addresses(self, host: str) -> list[str]:
+        addresses = [host] if _is_address(host) else list(dict.fromkeys(await self._resolve(host)))
+        if not all(map(self._allows, addresses)):
+            raise ForbiddenAddress("an address that must not be connected to")
+        return addresses
 
 
 class _Body(httpx.AsyncByteStream):
@@ -124,9 +148,9 @@ class _Connection(asyncio.Protocol):
         self._waiter: asyncio.Future[None] | None = None
         self._error: httpx.TransportError | None = None
         self._chunks: list[bytes] = []
-        self._ahead = 0
-        self._head_size = 0
-        self._has_head = self._complete = self._keep = False
+        self._ahead = self._bare = 0
+        self._bodiless = self._has_head = self._complete = self._keep = False
+        self._heard = self._cut_off = False
 
     @property
     def reusable(self) -> bool:
@@ -139,13 +163,15 @@ class _Connection(asyncio.Protocol):
         if self._carrier is not None:
             self._carrier.abort()
 
-    async def ask(self, request: bytes) -> None:
-        """Send, and wait for the answer's head."""
+    async def ask(self, request: bytes, bodiless: bool = False) -> None:
+        """Send, and wait for the answer's head. `bodiless`: whatever it says of a body, there is none."""
+        if self._error is not None:
+            raise self._error
         if self._carrier is None:
             raise httpx.RemoteProtocolError("the server closed the connection before it was asked")
         self._parser = httptools.HttpResponseParser(self)
-        self._error, self._chunks, self._ahead, self._head_size = None, [], 0, 0
-        self._has_head = self._complete = self._keep = False
+        self._chunks, self._ahead, self._bare = [], 0, 0
+        self._bodiless, self._has_head, self._complete, self._keep = bodiless, False, False, False
         self._carrier.write(request)
         while not self._has_head:
             await self._news()
@@ -186,12 +212,14 @@ class _Connection(asyncio.Protocol):
         self._carrier = transport  # type: ignore[assignment]  # a stream's, as create_connection promises
 
     def data_received(self, data: bytes) -> None:
+        self._heard = True
         if self._parser is None or self._complete:
-            self._keep = False  # nobody asked for it
+            self._keep = False
+            if not self._complete and self._error is None:
+                self._fail(httpx.RemoteProtocolError("it spoke before it was asked"), None)
             self.close()
             return
-        if not self._has_head:
-            self._head_size += len(data)
+        self._bare += len(data)
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
@@ -200,18 +228,25 @@ class _Connection(asyncio.Protocol):
                 self._fail(httpx.RemoteProtocolError("not HTTP"), error)
                 self.close()
                 return
-        if not self._has_head and self._head_size > _HEAD_MAX:
-            self._fail(httpx.RemoteProtocolError("the head of the answer has no end"), None)
+        if self._bare > _BARE_MAX and not self._complete:
+            self._fail(httpx.RemoteProtocolError("a head or a trailer without an end"), None)
             self.close()
         elif self._ahead > _AHEAD_MAX and self._carrier is not None:
             self._carrier.pause_reading()
         self._tell()
+
+    def eof_received(self) -> None:
+        tls = self._carrier.get_extra_info("ssl_object") if self._carrier is not None else None
+        self._cut_off = tls is not None and not _said_goodbye(tls)
 
     def connection_lost(self, exc: Exception | None) -> None:
         parser, self._parser, self._carrier = self._parser, None, None
         if parser is not None and not self._complete:
             if exc is not None:
                 self._fail(httpx.ReadError("the connection broke"), exc)
+            elif self._cut_off and not self._heard:
+                # TLS 1.3 judges our certificate when the handshake is over for our side.
+                self._fail(httpx.ReadError("TLS was cut off at its beginning"), ssl.SSLEOFError())
             elif not self._has_head:
                 self._fail(httpx.RemoteProtocolError("the server disconnected without an answer"), None)
             elif self._ends_with_connection():
@@ -236,23 +271,36 @@ class _Connection(asyncio.Protocol):
             self.headers = []
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if not self._complete:
+        if not self._has_head:  # what a trailer says is none of the head's
             self.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
-        if not self._complete and self._parser is not None:
+        if not self._has_head and self._parser is not None:
             self.status = self._parser.get_status_code()
-            self._has_head = self.status >= 200  # noqa: PLR2004 - below, another head follows
+            self._has_head = self.status >= 200
+            if self._has_head and self._bodiless:
+                self.on_message_complete()
 
     def on_body(self, body: bytes) -> None:
-        if not self._complete:
-            self._chunks.append(body)
-            self._ahead += len(body)
+        if self._complete:
+            self._keep = False
+            return
+        self._chunks.append(body)
+        self._ahead += len(body)
+        self._bare = 0
 
     def on_message_complete(self) -> None:
         if self._has_head and not self._complete and self._parser is not None:
             self._complete = True
             self._keep = self._parser.should_keep_alive()
+
+
+def _said_goodbye(tls: ssl.SSLObject) -> bool:
+    """Whether TLS was ended in order by a close_notify. At the end of the bytes there is nothing left to read."""
+    try:
+        return not tls.read(1)
+    except ssl.SSLError:
+        return False
 
 
 def _head(request: httpx.Request) -> bytes:
@@ -264,16 +312,26 @@ def _head(request: httpx.Request) -> bytes:
     return head + b"\r\n\r\n"
 
 
-async def _reach(host: str, port: int, tls: ssl.SSLContext | None, name: str | None) -> _Connection:
-    """To the first address of the name that answers. Raises OSError, UnicodeError, or all addresses' errors in a
-    group."""
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
+async def _resolve(host: str) -> Iterable[str]:
+    found = await asyncio.get_running_loop().getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    return [str(place[0]) for *_, place in found]
+
+
+async def _reach(addresses: list[str], port: int, tls: ssl.SSLContext | None, name: str | None) -> _Connection:
+    """To the first address that answers. Raises OSError, UnicodeError, or all addresses' errors in a group."""
     loop = asyncio.get_running_loop()
 
     def to(address: str) -> asyncio.Task[_Connection]:
         return loop.create_task(_open(address, port, tls, name), name=f"connect to {address}")
 
-    found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    addresses = list(dict.fromkeys(str(place[0]) for *_, place in found))
     if len(addresses) == 1:
         return await _open(addresses[0], port, tls, name)
     return await _first(addresses, to)
@@ -281,7 +339,12 @@ async def _reach(host: str, port: int, tls: ssl.SSLContext | None, name: str | N
 
 async def _open(address: str, port: int, tls: ssl.SSLContext | None, name: str | None) -> _Connection:
     loop = asyncio.get_running_loop()
-    _, connection = await loop.create_connection(_Connection, address, port, ssl=tls, server_hostname=name)
+    try:
+        _, connection = await loop.create_connection(_Connection, address, port, ssl=tls, server_hostname=name)
+    except (ConnectionResetError, ConnectionAbortedError, BrokenPipeError) as error:
+        if tls is None:
+            raise
+        raise ssl.SSLError("the handshake was cut off") from error  # nobody resets what is not connected yet
     return connection
 
 

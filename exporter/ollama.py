@@ -31,7 +31,7 @@ from typing import Any, Generic, TypeVar, cast
 import httpx
 
 from exporter import __version__
-from exporter.connection import Transport
+from exporter.connection import Resolve, Transport
 from exporter.model import Endpoint, Reason, canonical, is_cloud
 
 T = TypeVar("T")
@@ -576,13 +576,16 @@ def _headers(endpoint: Endpoint) -> list[tuple[str, str]]:
     return headers
 
 
-def network(endpoint: Endpoint, keep: bool = True) -> httpx.AsyncBaseTransport:
-    """The way to a server. Follows no redirect. `keep`: a connection stays open between two requests."""
+def network(
+    endpoint: Endpoint, keep: bool = True, allows: Callable[[str], bool] | None = None, resolve: Resolve | None = None
+) -> httpx.AsyncBaseTransport:
+    """The way to a server. Follows no redirect. `keep`: a connection stays open between two requests. `allows` and
+    `resolve` are those of `Transport`; through a proxy, addresses are the proxy's affair."""
     tls = None
     if endpoint.url.startswith("https"):
         tls = _tls(endpoint.ca, endpoint.certificate, endpoint.key, endpoint.insecure)
     if endpoint.proxy is None:
-        return Transport(tls, keep)
+        return Transport(tls, keep, allows or (lambda _: True), resolve)
     return httpx.AsyncHTTPTransport(
         verify=tls or False,
         limits=httpx.Limits(max_connections=2, max_keepalive_connections=int(keep), keepalive_expiry=60.0),
