@@ -272,7 +272,7 @@ def _put(rounds: int) -> None:
 
 
 def _filled(entries: Mapping[Watch, Entry]) -> Store:
-    store = Store(lambda reading: entries[reading.watch])
+    store = Store(lambda reading, _: entries[reading.watch])
     store.plan(entries)
     _put_all(store, [entry.reading for entry in entries.values()])
     return store
