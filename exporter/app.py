@@ -18,7 +18,7 @@ from exporter import __version__, web
 from exporter.config import Config, ConfigError, plan
 from exporter.discovery import Discovery
 from exporter.exposition import encode
-from exporter.fleet import Fleet
+from exporter.fleet import Fleet, let_garbage_wait
 from exporter.logs import set_up as set_up_logging
 from exporter.model import Secret, Snapshot
 from exporter.sources import SOURCES, Surroundings, build
@@ -229,6 +229,7 @@ def _signals(exporter: Exporter) -> Iterator[asyncio.Event]:
 
 def _complete(main: Coroutine[None, None, int]) -> int:
     """Run to the end, and then end: a thread that hangs in a system call (a dead network disk) must not hold us up."""
+    let_garbage_wait()
     runner = asyncio.Runner()
     code = 1
     try:
