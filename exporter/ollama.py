@@ -419,8 +419,10 @@ class Client:
 
     async def text(self, path: str, accept: str) -> Answer[tuple[str, bytes]]:
         """GET what is no JSON: its content type (empty where there is none) and its bytes."""
-        request = self._request("GET", path, b"", self._endpoint.timeout)
-        request.headers["Accept"] = accept
+        request = self._polls.get(path)
+        if request is None:
+            request = self._polls[path] = self._request("GET", path, b"", self._endpoint.timeout)
+            request.headers["Accept"] = accept
         body, took, headers = await self._exchange(request, self._endpoint.timeout)
         return Answer((headers.get("content-type", ""), body), took, self._clock_offset(headers))
 
@@ -481,11 +483,15 @@ class Client:
         return body, took, response.headers
 
     def _clock_offset(self, headers: httpx.Headers) -> float | None:
-        date = headers.get("date")
-        if date is None:
-            return None
-        moment = _http_date(date)
+        date = _header(headers, b"date")
+        moment = None if date is None else _http_date(date)
         return None if moment is None else moment - self._now()
+
+
+def _header(headers: httpx.Headers, name: bytes) -> str | None:
+    """As `Headers.get`, which looks through all of them for an encoding first: a twentieth of what a poll costs."""
+    values = [value for key, value in headers.raw if key.lower() == name]
+    return b", ".join(values).decode("latin-1") if values else None
 
 
 @lru_cache(maxsize=16)
@@ -502,7 +508,7 @@ def _http_date(text: str) -> float | None:
 async def _read(response: httpx.Response) -> bytes:
     """The body, refused above BODY_MAX. Of an error's body only the beginning is read: enough to tell it from none."""
     good = response.status_code == 200
-    if good and response.headers.get("content-encoding", "identity").lower() != "identity":
+    if good and (_header(response.headers, b"content-encoding") or "identity").lower() != "identity":
         raise BadAnswer("decode", "compressed, though not asked for")
     chunks, size = [], 0
     stream = aiter(cast(httpx.AsyncByteStream, response.stream))
