@@ -59,6 +59,7 @@ LIBRARIES = {
     "psutil": {"local/processes", "sources/host", "sources/own"},
     "pynvml": {"sources/gpu"},
     "bcrypt": {"webauth"},
+    "isal": {"web"},
     "yaml": {"config/document"},
     "starlette": {"web", "status", "simulator/http", "simulator/server"},
     "uvicorn": {"web", "simulator/server"},
