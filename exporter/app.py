@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -152,6 +153,7 @@ async def _run(
     config: Config, load: Load, *beside: Coroutine[None, None, None], around: Surroundings | None = None
 ) -> int:
     exporter, listen = Exporter(config, load, around), config.web.listen_address
+    beside = (*beside, _settle(exporter))
     with _signals(exporter) as stop:
         try:
             async with serving(exporter, (listen.host, listen.port), *beside):
@@ -164,6 +166,14 @@ async def _run(
             log.error("cannot listen on %s: %s", listen, error)
             return 1
     return 0
+
+
+async def _settle(exporter: Exporter) -> None:
+    """Three quarters of what the first round of readings leaves are there to stay: whenever Python's garbage collector
+    does look, it need not look at these."""
+    while not exporter.ready():  # noqa: ASYNC110 - nobody tells
+        await asyncio.sleep(1.0)
+    gc.freeze()
 
 
 async def _demo(load: Callable[[str], Config], seed: int | None) -> int:
