@@ -251,9 +251,11 @@ def _arrival(readings: list[Reading], rounds: int) -> None:
     """A reading becomes text once; metric objects are set once. Both per reading, series that exist already."""
     samples = reference.by_family(readings)
     setters = _setters(readings)
+    before = [encode(reading) for reading in readings]
     figures = in_turns(
         {
             "encode": lambda: [encode(reading) for reading in readings],
+            "encode, all as in the reading before": lambda: [*map(encode, readings, before)],
             "setting metric objects": lambda: [fill() for fill in setters],
         },
         rounds * 3,
