@@ -18,6 +18,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +27,9 @@ import httpx
 from benchmarks import servers
 from benchmarks.figures import Figure, grid, heading, say, table
 from exporter.exposition import encode, render
-from exporter.fleet import Fleet, next_due
+from exporter.fleet import Fleet, let_garbage_wait, next_due
 from exporter.model import ApiSettings, Endpoint, Watch
-from exporter.sources import SOURCES, build
+from exporter.sources import SOURCES, Surroundings, build
 from exporter.store import Store
 
 EVERY = 15.0
@@ -37,9 +38,10 @@ STARTED = 2.0
 """Seconds after which every first poll has begun."""
 
 OURS = "the exporter's line"
+OVER_HTTPX = "the same over httpx's transport"
 PER_SERVER = "httpx.AsyncClient, one a server"
 SHARED = "httpx.AsyncClient, one for all"
-CONTENDERS = {"ours": OURS, "per-server": PER_SERVER, "shared": SHARED}
+CONTENDERS = {"ours": OURS, "over-httpx": OVER_HTTPX, "per-server": PER_SERVER, "shared": SHARED}
 
 Poll = Callable[[], Awaitable[None]]
 
@@ -184,7 +186,9 @@ async def _measure(who: str, urls: list[str], periods: int) -> dict[str, Any]:
     ]
     result: dict[str, Any] = {"rss_before": _rss()}
     began = time.process_time()
-    stop = _ours(watches, tally) if who == "ours" else _httpx(watches, tally, shared=who == "shared")
+    around = Surroundings(transport=_httpx_transport) if who == "over-httpx" else Surroundings()
+    ours = who in ("ours", "over-httpx")
+    stop = _ours(watches, tally, around) if ours else _httpx(watches, tally, shared=who == "shared")
     # Everybody's first poll begins within the first seconds, the second somewhere in the period after that.
     await asyncio.sleep(STARTED)
     while len(tally.late) < len(urls):  # noqa: ASYNC110 - nobody tells
@@ -204,14 +208,15 @@ async def _measure(who: str, urls: list[str], periods: int) -> dict[str, Any]:
     return result
 
 
-def _ours(watches: list[Watch], tally: Tally) -> Poll:
+def _ours(watches: list[Watch], tally: Tally, around: Surroundings) -> Poll:
+    let_garbage_wait()
     store = Store(encode)
 
     def publish(reading: Any) -> None:
         tally.failed += reading.failure is not None
         store.put(reading)
 
-    fleet = Fleet(build, publish, lambda watch: SOURCES[watch.source].reasons, tally)  # type: ignore[arg-type]
+    fleet = Fleet(partial(build, around=around), publish, lambda watch: SOURCES[watch.source].reasons, tally)  # type: ignore[arg-type]
     store.plan(watches)
     fleet.apply(watches)
     running = asyncio.create_task(fleet.run())
@@ -223,6 +228,10 @@ def _ours(watches: list[Watch], tally: Tally) -> Poll:
         await asyncio.wait([running])
 
     return stop
+
+
+def _httpx_transport(_: Endpoint) -> httpx.AsyncBaseTransport:
+    return httpx.AsyncHTTPTransport(verify=False, limits=httpx.Limits(max_connections=2), trust_env=False)
 
 
 def _httpx(watches: list[Watch], tally: Tally, *, shared: bool) -> Poll:

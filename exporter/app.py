@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -18,7 +19,7 @@ from exporter import __version__, web
 from exporter.config import Config, ConfigError, plan
 from exporter.discovery import Discovery
 from exporter.exposition import encode
-from exporter.fleet import Fleet
+from exporter.fleet import Fleet, let_garbage_wait
 from exporter.logs import set_up as set_up_logging
 from exporter.model import Secret, Snapshot
 from exporter.sources import SOURCES, Surroundings, build
@@ -152,6 +153,7 @@ async def _run(
     config: Config, load: Load, *beside: Coroutine[None, None, None], around: Surroundings | None = None
 ) -> int:
     exporter, listen = Exporter(config, load, around), config.web.listen_address
+    beside = (*beside, _settle(exporter))
     with _signals(exporter) as stop:
         try:
             async with serving(exporter, (listen.host, listen.port), *beside):
@@ -164,6 +166,14 @@ async def _run(
             log.error("cannot listen on %s: %s", listen, error)
             return 1
     return 0
+
+
+async def _settle(exporter: Exporter) -> None:
+    """Three quarters of what the first round of readings leaves are there to stay: whenever Python's garbage collector
+    does look, it need not look at these."""
+    while not exporter.ready():  # noqa: ASYNC110 - nobody tells
+        await asyncio.sleep(1.0)
+    gc.freeze()
 
 
 async def _demo(load: Callable[[str], Config], seed: int | None) -> int:
@@ -229,6 +239,7 @@ def _signals(exporter: Exporter) -> Iterator[asyncio.Event]:
 
 def _complete(main: Coroutine[None, None, int]) -> int:
     """Run to the end, and then end: a thread that hangs in a system call (a dead network disk) must not hold us up."""
+    let_garbage_wait()
     runner = asyncio.Runner()
     code = 1
     try:

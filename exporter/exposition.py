@@ -7,26 +7,57 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from functools import cache
-from typing import cast
 
 from prometheus_client import utils
 
 from exporter import catalog
 from exporter.model import Distribution, Entry, Family, Reading, Sample, Snapshot
 
+_OF_EACH_LOOK = frozenset(
+    {catalog.SOURCE_UP, catalog.SOURCE_DURATION, catalog.SOURCE_LAST_ATTEMPT, catalog.SOURCE_LAST_SUCCESS}
+)
 
-def encode(reading: Reading) -> Entry:
-    """The reading with its lines, grouped by family, and what follows from the reading itself (`vitals`)."""
+
+def encode(reading: Reading, before: Entry | None = None) -> Entry:
+    """The reading with its lines, grouped by family, and what follows from the reading itself (`vitals`).
+
+    `before` is the same watch's entry that this one replaces. What did not change since is not written again.
+    """
+    kept = {} if before is None else _still_right(before, reading)
+    samples = [*reading.samples, *_look(reading)]
+    if catalog.SOURCE_FAILURES not in kept:
+        samples += _failures(reading)
     lines: dict[Family, list[str]] = {}
-    for sample in (*reading.samples, *vitals(reading)):
-        lines.setdefault(sample.family, []).extend(_lines(sample))
-    series = sum(map(len, lines.values()))
-    return Entry(reading, {family: "".join(rows).encode("utf-8") for family, rows in lines.items()}, series)
+    for sample in samples:
+        if sample.family not in kept:
+            lines.setdefault(sample.family, []).extend(_lines(sample))
+    text = kept | {family: "".join(rows).encode("utf-8") for family, rows in lines.items()}
+    return Entry(reading, text, sum(block.count(b"\n") for block in text.values()))
+
+
+def _still_right(before: Entry, reading: Reading) -> dict[Family, bytes]:
+    """The text of families whose samples are the same objects as then; sources and meters give what did not change as
+    it was. Comparing their values would take longer, and take -0.0 for 0.0."""
+    then, now = before.reading.samples, reading.samples
+    if len(then) != len(now):
+        return {}
+    changed = set(_OF_EACH_LOOK)
+    if reading.blind or reading.failures is not before.reading.failures:
+        changed.add(catalog.SOURCE_FAILURES)
+    for old, new in zip(then, now, strict=True):
+        if old is not new:
+            changed |= {old.family, new.family}
+    return {family: text for family, text in before.text.items() if family not in changed}
 
 
 def vitals(reading: Reading) -> Iterator[Sample]:
     """What every reading says about its source, so that no source can forget it. A blind one says nothing: a source
     that nobody asked for and that cannot be had here is not down."""
+    yield from _look(reading)
+    yield from _failures(reading)
+
+
+def _look(reading: Reading) -> Iterator[Sample]:
     if reading.blind:
         return
     labels = {"server": reading.watch.server, "source": reading.watch.source}
@@ -35,6 +66,12 @@ def vitals(reading: Reading) -> Iterator[Sample]:
     yield catalog.SOURCE_LAST_ATTEMPT(reading.at, **labels)
     if reading.succeeded_at is not None:
         yield catalog.SOURCE_LAST_SUCCESS(reading.succeeded_at, **labels)
+
+
+def _failures(reading: Reading) -> Iterator[Sample]:
+    if reading.blind:
+        return
+    labels = {"server": reading.watch.server, "source": reading.watch.source}
     for reason, count in reading.failures.items():
         yield catalog.SOURCE_FAILURES(float(count), **labels, reason=reason)
 
@@ -66,9 +103,9 @@ def _lines(sample: Sample) -> Iterable[str]:
 def _histogram_lines(family: Family, labels: tuple[str, ...], value: Distribution) -> Iterator[str]:
     before, after = _around_le(family, labels)
     for bound, count in zip(_bounds(family), value.counts, strict=True):
-        yield f'{family.name}_bucket{{{before}le="{bound}"{after}}} {_number(count)}\n'
+        yield f'{family.name}_bucket{{{before}le="{bound}"{after}}} {_count(count)}\n'
     braces = _braced(family, labels)
-    yield f"{family.name}_count{braces} {_number(value.counts[-1])}\n"
+    yield f"{family.name}_count{braces} {_count(value.counts[-1])}\n"
     yield f"{family.name}_sum{braces} {_number(value.total)}\n"
 
 
@@ -97,8 +134,13 @@ def _around_le(family: Family, labels: tuple[str, ...]) -> tuple[str, str]:
     return before, after
 
 
+def _count(value: int) -> str:
+    return f"{value}.0" if 0 <= value < 1_000_000 else _number(value)
+
+
 def _number(value: float) -> str:
-    return cast(str, utils.floatToGoString(value))  # type: ignore[no-untyped-call]
+    text: str = utils.floatToGoString(value)  # type: ignore[no-untyped-call]
+    return text
 
 
 def _escape(value: str) -> str:

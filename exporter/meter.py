@@ -1,11 +1,16 @@
 """Counters and histograms bound to a Family. They live in the source that owns them and are exported as full totals
-each time, so when a watch goes, its series go with it."""
+each time, so when a watch goes, its series go with it.
+
+A child that has not changed gives the same sample, the very object, each time: whoever has made text of it need not
+make it again.
+"""
 
 from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 from itertools import accumulate, product
+from typing import cast
 
 from exporter.model import Distribution, Family, Sample
 
@@ -17,30 +22,38 @@ class Counter:
     def __init__(self, family: Family, **fixed: str) -> None:
         self._family, self._fixed = family, fixed
         self._free = tuple(name for name in family.labels if name not in fixed)
-        self._totals: dict[tuple[str, ...], float] = {}
+        self._children: dict[tuple[str, ...], Sample] = {}
 
     def add(self, amount: float = 1.0, /, **labels: str) -> None:
         if amount < 0:
             raise ValueError(f"{self._family.name} cannot go down, got {amount}")
         key = self._key(labels)
-        self._totals[key] = self._totals.get(key, 0.0) + amount
+        if amount > 0 or key not in self._children:
+            self._put(key, self._total(key) + amount)
 
     def zero(self, **vocabularies: Iterable[str]) -> None:
         """Create every combination of the given label values at 0, leaving those that exist."""
         for values in product(*(tuple(vocabularies[name]) for name in self._free)):
-            self._totals.setdefault(values, 0.0)
+            if values not in self._children:
+                self._put(values, 0.0)
 
     def total(self, **labels: str) -> float:
-        return self._totals.get(self._key(labels), 0.0)
+        return self._total(self._key(labels))
 
     def keep(self, label: str, values: frozenset[str]) -> None:
         """Forget the children whose `label` is none of `values`: their subject is gone."""
         place = self._free.index(label)
-        self._totals = {key: total for key, total in self._totals.items() if key[place] in values}
+        self._children = {key: sample for key, sample in self._children.items() if key[place] in values}
 
     def samples(self) -> Iterator[Sample]:
-        for key, total in self._totals.items():
-            yield self._family(total, **self._fixed, **dict(zip(self._free, key, strict=True)))
+        yield from self._children.values()
+
+    def _total(self, key: tuple[str, ...]) -> float:
+        sample = self._children.get(key)
+        return 0.0 if sample is None else cast(float, sample.value)
+
+    def _put(self, key: tuple[str, ...], total: float) -> None:
+        self._children[key] = self._family(total, **self._fixed, **dict(zip(self._free, key, strict=True)))
 
     def _key(self, labels: dict[str, str]) -> tuple[str, ...]:
         if len(labels) != len(self._free):
@@ -57,6 +70,7 @@ class Histogram:
         self._free = tuple(name for name in family.labels if name not in fixed)
         self._counts: dict[tuple[str, ...], list[int]] = {}
         self._sums: dict[tuple[str, ...], float] = {}
+        self._samples: dict[tuple[str, ...], Sample] = {}
 
     def observe(self, value: float, /, **labels: str) -> None:
         if not 0 <= value < float("inf"):
@@ -68,6 +82,7 @@ class Histogram:
             self._sums[key] = 0.0
         counts[bisect_left(self._family.buckets, value)] += 1
         self._sums[key] += value
+        self._samples.pop(key, None)
 
     def zero(self, **vocabularies: Iterable[str]) -> None:
         """Create every combination of the given label values empty, leaving those that exist."""
@@ -81,11 +96,16 @@ class Histogram:
         place = self._free.index(label)
         for key in [key for key in self._counts if key[place] not in values]:
             del self._counts[key], self._sums[key]
+            self._samples.pop(key, None)
 
     def samples(self) -> Iterator[Sample]:
         for key, counts in self._counts.items():
-            state = Distribution(tuple(accumulate(counts)), self._sums[key])
-            yield self._family(state, **self._fixed, **dict(zip(self._free, key, strict=True)))
+            sample = self._samples.get(key)
+            if sample is None:
+                state = Distribution(tuple(accumulate(counts)), self._sums[key])
+                sample = self._family(state, **self._fixed, **dict(zip(self._free, key, strict=True)))
+                self._samples[key] = sample
+            yield sample
 
     def _key(self, labels: dict[str, str]) -> tuple[str, ...]:
         if len(labels) != len(self._free):

@@ -9,9 +9,9 @@ from exporter.model import Entry, Reading, Snapshot, Watch
 
 class Store:
     """Readings of the watches of one plan. `encode` turns a reading into its text once, when it arrives, so that a
-    scrape is a join."""
+    scrape is a join; it is given the entry that the new one replaces."""
 
-    def __init__(self, encode: Callable[[Reading], Entry]) -> None:
+    def __init__(self, encode: Callable[[Reading, Entry | None], Entry]) -> None:
         self._encode = encode
         # A place for each watch, in the order of the plan, so that a reading is put without looking for its neighbours.
         self._places: dict[Watch, Entry | None] = {}
@@ -32,7 +32,7 @@ class Store:
 
     def put(self, reading: Reading) -> None:
         if reading.watch in self._places:
-            self._places[reading.watch] = self._encode(reading)
+            self._places[reading.watch] = self._encode(reading, self._places[reading.watch])
             self._snapshot = None
 
     def complete(self) -> bool:

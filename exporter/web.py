@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
-import gzip
 import ipaddress
 import logging
 import re
@@ -21,6 +20,7 @@ from typing import Protocol, cast
 
 import h11
 import uvicorn
+from isal import igzip
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -41,7 +41,7 @@ ESCAPING = "; escaping=underscores"
 
 _PLAIN = "text/plain; charset=utf-8"
 _LARGE_BYTES = 256 * 1024  # from here on, compressing takes more than the event loop should give
-_FAST = 1  # gzip level: a fifth of the time of level 9, and the text still shrinks to a few percent
+_FAST = 1  # as small as zlib's own level 1 in a fifth of its time
 
 _BACKLOG = 128
 _CONNECTIONS_MAX = 256
@@ -197,8 +197,8 @@ class _Metrics:
 
 async def _gzip(body: bytes) -> bytes:
     if len(body) < _LARGE_BYTES:
-        return gzip.compress(body, _FAST, mtime=0)
-    return await asyncio.to_thread(gzip.compress, body, _FAST, mtime=0)
+        return igzip.compress(body, _FAST, mtime=0)
+    return await asyncio.to_thread(igzip.compress, body, _FAST, mtime=0)
 
 
 # --- content negotiation (RFC 9110, 12.5) ----------------------------------------------------------------------------

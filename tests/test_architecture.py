@@ -12,7 +12,7 @@ PACKAGE = ROOT / "exporter"
 
 # The rooms, from the bottom up. A module may import from rows below its own, and from the modules listed beside it.
 ROWS: tuple[frozenset[str], ...] = (
-    frozenset({"model", "logs"}),
+    frozenset({"model", "logs", "connection"}),
     frozenset({"catalog"}),
     frozenset(
         {
@@ -53,11 +53,13 @@ SIDEWAYS = {
 }
 LIBRARIES = {
     "prometheus_client": {"exposition", "native"},
-    "httpx": {"ollama", "sources/__init__", "simulator/transport"},
+    "httpx": {"ollama", "connection", "sources/__init__", "simulator/transport"},
     "h11": {"llama", "web"},
+    "httptools": {"connection"},
     "psutil": {"local/processes", "sources/host", "sources/own"},
     "pynvml": {"sources/gpu"},
     "bcrypt": {"webauth"},
+    "isal": {"web"},
     "yaml": {"config/document"},
     "starlette": {"web", "status", "simulator/http", "simulator/server"},
     "uvicorn": {"web", "simulator/server"},

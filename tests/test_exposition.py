@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from copy import copy
+from dataclasses import replace
+from itertools import zip_longest
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, generate_latest
@@ -20,9 +24,10 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 
 from exporter import catalog
 from exporter.exposition import encode, render
-from exporter.model import Distribution, Family, Reading, Sample, Snapshot, Watch
+from exporter.model import Distribution, Family, Lack, Reading, Reason, Sample, Snapshot, Watch
 
 WATCH = Watch("a", "api", 15.0, 16.0)
+ONE, OTHER = (catalog.LOADS_SEEN(3.0, server="a", model=name) for name in ("one", "other"))
 
 
 def page(samples: Iterable[Sample], *, openmetrics: bool = False) -> bytes:
@@ -122,6 +127,57 @@ readings = st.builds(
 def test_the_page_is_byte_for_byte_that_of_prometheus_client(many: list[Reading], openmetrics: bool) -> None:
     snapshot = Snapshot({reading.watch: encode(reading) for reading in many})
     assert render(snapshot, openmetrics) == oracle(many, openmetrics=openmetrics)
+
+
+@st.composite
+def successions(draw: st.DrawFn) -> tuple[Reading, Reading]:
+    """Two readings of one watch, of which the second has some of the first one's samples and counts: the very objects,
+    as from sources that saw no change, or equal ones."""
+    first, second = draw(readings), draw(readings)
+    kept = [draw(st.sampled_from([sample, copy(sample), None])) for sample in first.samples]
+    mixed = [old or new for old, new in zip_longest(kept, second.samples)]
+    failures = draw(st.sampled_from([first.failures, dict(first.failures), {"timeout": 4}]))
+    again = draw(st.sampled_from([first.samples, tuple(sample for sample in mixed if sample is not None)]))
+    return first, replace(second, watch=first.watch, samples=again, failures=failures)
+
+
+@given(st.lists(successions(), max_size=4, unique_by=lambda pair: pair[0].watch))
+def test_what_is_kept_of_the_entry_before_changes_no_byte(pairs: list[tuple[Reading, Reading]]) -> None:
+    entries = [encode(after, encode(before)) for before, after in pairs]
+    snapshot = Snapshot({entry.reading.watch: entry for entry in entries})
+    assert render(snapshot, openmetrics=False) == oracle([after for _, after in pairs], openmetrics=False)
+    assert [entry.series for entry in entries] == [encode(after).series for _, after in pairs]
+
+
+def test_what_did_not_change_is_not_written_again() -> None:
+    up, loads = catalog.UP(1.0, server="a"), catalog.LOADS_SEEN(3.0, server="a", model="m")
+    first = encode(Reading(WATCH, 1e9, 0.1, (up, loads), failures={"dns": 1}))
+    more = catalog.LOADS_SEEN(4.0, server="a", model="m")
+    second = encode(Reading(WATCH, 2e9, 0.2, (up, more), failures=first.reading.failures), first)
+    same = {family for family, text in second.text.items() if text is first.text.get(family)}
+    assert same == {catalog.UP, catalog.SOURCE_FAILURES}
+
+
+@pytest.mark.parametrize(
+    ("then", "now"),
+    [
+        ([catalog.UP(0.0, server="a")], [catalog.UP(-0.0, server="a")]),
+        ([ONE], [ONE, OTHER]),
+        ([ONE, OTHER], [ONE]),
+        ([ONE, OTHER], [OTHER, ONE]),
+        ([ONE, catalog.UP(1.0, server="a")], [catalog.UP(1.0, server="a"), ONE]),
+    ],
+    ids=["the_other_zero", "one_more", "one_less", "another_order", "another_order_of_families"],
+)
+def test_the_text_follows_its_samples(then: list[Sample], now: list[Sample]) -> None:
+    before, after = (Reading(WATCH, 1e9, 0.1, tuple(samples)) for samples in (then, now))
+    assert encode(after, encode(before)).text == encode(after).text
+
+
+def test_one_that_has_become_blind_keeps_nothing_about_its_failures() -> None:
+    failures: dict[Reason, int] = {"timeout": 0}
+    first = encode(Reading(WATCH, 1e9, 0.1, failures=failures))
+    assert encode(Reading(WATCH, 2e9, 0.1, failures=failures, lacks=(Lack("sight", "light"),)), first).text == {}
 
 
 def test_one_sample_of_every_family_survives_both_parsers() -> None:

@@ -49,6 +49,38 @@ def test_what_is_not_kept_is_forgotten() -> None:
     assert [sample.labels for sample in histogram.samples()] == [("a", "y")]
 
 
+def test_a_child_that_has_not_changed_gives_the_same_sample() -> None:
+    counter, histogram = Counter(COUNTER, server="a"), Histogram(HISTOGRAM, server="a")
+    for name in ("x", "y"):
+        counter.add(reason=name)
+        histogram.observe(1.0, model=name)
+    before = [*counter.samples(), *histogram.samples()]
+    counter.add(reason="x")
+    counter.add(0.0, reason="y")
+    histogram.observe(1.0, model="x")
+    after = [*counter.samples(), *histogram.samples()]
+    assert [new is old for old, new in zip(before, after, strict=True)] == [False, True, False, True]
+    assert [sample.value for sample in after] == [
+        2.0,
+        1.0,
+        Distribution((0, 2, 2, 2), 2.0),
+        Distribution((0, 1, 1, 1), 1.0),
+    ]
+
+
+def test_a_child_that_was_forgotten_starts_anew() -> None:
+    counter, histogram = Counter(COUNTER, server="a"), Histogram(HISTOGRAM, server="a")
+    for _ in range(2):
+        counter.add(reason="x")
+        histogram.observe(1.0, model="x")
+        (count,), state = counter.samples(), distribution(histogram)
+        assert (count.value, state) == (1.0, Distribution((0, 1, 1, 1), 1.0))
+        counter.keep("reason", frozenset())
+        histogram.keep("model", frozenset())
+    histogram.zero(model=("x",))
+    assert distribution(histogram) == Distribution((0, 0, 0, 0), 0.0)
+
+
 def test_a_value_on_a_boundary_belongs_to_its_bucket() -> None:
     histogram = Histogram(HISTOGRAM, server="a")
     for value in (0.1, 1.0, 1.5, 2.0, 2.1):

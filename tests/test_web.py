@@ -11,6 +11,7 @@ import logging
 import re
 import signal
 import socket
+import zlib
 from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any
@@ -235,6 +236,14 @@ def test_accept_encoding_chooses_gzip(encoding: str | None, compressed: bool) ->
     assert (gzip.decompress(answer.body) if compressed else answer.body) == render(desk.shown, False)
     assert answer.headers["content-length"] == str(len(answer.body))
     assert answer.headers["vary"] == "Accept, Accept-Encoding"
+
+
+def test_a_large_page_is_one_member_of_gzip() -> None:
+    """Of several, many clients read the first alone, and take it for the page."""
+    desk = Desk(snapshot(models=10_000))
+    answer, reader = scrape(create_app(desk), None, "gzip"), zlib.decompressobj(wbits=31)
+    assert reader.decompress(answer.body) == render(desk.shown, False)
+    assert (reader.eof, reader.unused_data) == (True, b"")
 
 
 PIECES = (

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar, cast
+from typing import Any, Generic, Literal, TypeVar, cast
 
 from exporter import catalog
 from exporter.meter import Counter, Histogram
@@ -35,6 +35,17 @@ _SLIDE_TOLERANCE = 0.1
 _SLIDE_SPAN = 1.0
 
 
+@dataclass(frozen=True, slots=True)
+class _Shown(Generic[M]):
+    """An answer, which of its models get labels of their own, and the samples made of it: all the same as long as the
+    answer is."""
+
+    rows: Rows[M]
+    labelled: Mapping[str, M]
+    dropped: int
+    samples: tuple[Sample, ...]
+
+
 class ApiSource:
     """Exposes, for a server named `a`:
 
@@ -52,7 +63,9 @@ class ApiSource:
         self._server, self._settings = watch.server, cast(ApiSettings, watch.settings)
         self._client, self._now = client, now
         self._residents = Residents(watch.server, self._settings.models_max)
-        self._inventory: Rows[InstalledModel] | None = None
+        self._condition: tuple[State, tuple[Sample, ...]] = ("down", ())
+        self._loaded: _Shown[LoadedModel] | None = None
+        self._inventory: _Shown[InstalledModel] | None = None
         self._inventory_due = 0.0
         self._orphans: frozenset[str] = frozenset()
         self._durations = Histogram(catalog.API_DURATION, server=watch.server)
@@ -67,26 +80,26 @@ class ApiSource:
             # Silent on an open connection: starting, or hung. No connection, or a wrong answer: down.
             self._inventory = None
             state: State = "starting" if isinstance(error, TimedOut) else "down"
-            raise Failed(error.reason, self._condition(state)) from error
+            raise Failed(error.reason, self._in_any(state)) from error
         self._timed("/api/version", version)
         seen = [catalog.BUILD_INFO(1.0, server=self._server, version=version.value)]
         if version.clock_offset is not None:
             seen.append(catalog.CLOCK_OFFSET(version.clock_offset, server=self._server))
         try:
-            loaded = await self._loaded()
+            loaded = await self._look_at_loaded()
         except OllamaError as error:
-            raise Failed(error.reason, [*self._condition("stalled"), *seen]) from error
-        failure = await self._refresh_inventory(loaded)
+            raise Failed(error.reason, [*self._in_any("stalled"), *seen]) from error
+        failure = await self._refresh_inventory(loaded.rows.models if loaded else ())
         seen += self._models(loaded)
         if failure:
-            raise Failed(failure, [*self._condition("ok"), *seen])
-        return [*self._condition("ok"), *seen]
+            raise Failed(failure, [*self._in_any("ok"), *seen])
+        return [*self._in_any("ok"), *seen]
 
     async def aclose(self) -> None:
         await self._client.aclose()
 
-    async def _loaded(self) -> tuple[LoadedModel, ...] | None:
-        """The rows of /api/ps; None where the server has no such path (before 0.1.38)."""
+    async def _look_at_loaded(self) -> _Shown[LoadedModel] | None:
+        """What /api/ps tells; None where the server has no such path (before 0.1.38)."""
         try:
             answer = await self._client.ps()
         except HttpError as error:
@@ -96,13 +109,15 @@ class ApiSource:
         self._timed("/api/ps", answer)
         self._rejected.add(answer.value.rejected)
         clock = self._now() + (answer.clock_offset or 0.0)
-        self._residents.see(self._labelled(answer.value.models).values(), asyncio.get_running_loop().time(), clock)
-        return answer.value.models
+        if self._loaded is None or self._loaded.rows is not answer.value:
+            self._loaded = self._show_loaded(answer.value)
+        self._residents.see(self._loaded.labelled.values(), asyncio.get_running_loop().time(), clock)
+        return self._loaded
 
-    async def _refresh_inventory(self, loaded: tuple[LoadedModel, ...] | None) -> Reason | None:
+    async def _refresh_inventory(self, loaded: tuple[LoadedModel, ...]) -> Reason | None:
         """Ask /api/tags when it is due, or when a model is loaded of which it has not told yet."""
         time_now = asyncio.get_running_loop().time()
-        unknown = self._unknown(loaded or ()) - self._orphans
+        unknown = self._unknown(loaded) - self._orphans
         if self._inventory is not None and time_now < self._inventory_due and not unknown:
             return None
         try:
@@ -112,53 +127,71 @@ class ApiSource:
             return error.reason
         self._timed("/api/tags", answer)
         self._rejected.add(answer.value.rejected)
-        self._inventory = answer.value
+        self._inventory = self._show_installed(answer.value)
         self._inventory_due = time_now + self._settings.inventory_every
         # A loaded model whose tag has gone stays unknown: asking again at every poll would not help.
-        self._orphans = self._unknown(loaded or ())
-        self._residents.know(frozenset(self._labelled(m for m in answer.value.models if not m.remote)))
+        self._orphans = self._unknown(loaded)
+        self._residents.know(frozenset(self._inventory.labelled))
         return None
 
     def _unknown(self, loaded: Iterable[LoadedModel]) -> frozenset[str]:
-        known = {model.digest for model in self._inventory.models} if self._inventory else set()
+        known = {model.digest for model in self._inventory.rows.models} if self._inventory else set()
         return frozenset(model.digest for model in loaded if model.digest not in known)
 
     def _timed(self, path: str, answer: Answer[Any]) -> None:
         self._durations.observe(answer.took, api_endpoint=path)
 
-    def _condition(self, state: State) -> Iterator[Sample]:
+    def _in_any(self, state: State) -> Iterator[Sample]:
         """What can be said in any state."""
-        yield catalog.SERVER_INFO(1.0, server=self._server, url=self._settings.endpoint.url)
-        yield catalog.UP(float(state in ("ok", "stalled")), server=self._server)
-        for name in STATES:
-            yield catalog.STATE(float(name == state), server=self._server, state=name)
+        if self._condition[0] != state or not self._condition[1]:
+            self._condition = (state, tuple(self._state(state)))
+        yield from self._condition[1]
         yield from self._durations.samples()
         yield from self._rejected.samples()
         yield from self._residents.counters()
 
-    def _models(self, loaded: tuple[LoadedModel, ...] | None) -> Iterator[Sample]:
+    def _state(self, state: State) -> Iterator[Sample]:
+        yield catalog.SERVER_INFO(1.0, server=self._server, url=self._settings.endpoint.url)
+        yield catalog.UP(float(state in ("ok", "stalled")), server=self._server)
+        for name in STATES:
+            yield catalog.STATE(float(name == state), server=self._server, state=name)
+
+    def _models(self, loaded: _Shown[LoadedModel] | None) -> Iterator[Sample]:
         dropped = 0
         if loaded is not None:
-            labelled = self._labelled(loaded)
-            dropped += len(loaded) - len(labelled)
-            yield catalog.LOADED_MODELS(float(len(loaded)), server=self._server)
-            for model in labelled.values():
-                yield from self._loaded_model(model)
-            rest = [model for model in loaded if model.name not in labelled]
-            yield from self._sum(catalog.LOADED_SIZE, [model.size for model in rest])
-            yield from self._sum(catalog.LOADED_VRAM, [model.vram for model in rest])
+            yield from loaded.samples
+            for name in loaded.labelled:
+                busy = self._residents.known_busy(name)
+                yield catalog.KNOWN_BUSY(float(busy), server=self._server, model=name)
+            dropped += loaded.dropped
         if self._inventory is not None:
-            local = [model for model in self._inventory.models if not model.remote]
-            labelled_local = self._labelled(local)
-            dropped += len(local) - len(labelled_local)
-            yield catalog.INSTALLED_MODELS(float(len(local)), server=self._server)
-            yield catalog.REMOTE_MODELS(float(len(self._inventory.models) - len(local)), server=self._server)
-            if self._settings.inventory:
-                for installed in labelled_local.values():
-                    yield from self._installed_model(installed)
-                rest_sizes = [model.size for model in local if model.name not in labelled_local]
-                yield from self._sum(catalog.INSTALLED_SIZE, rest_sizes)
+            yield from self._inventory.samples
+            dropped += self._inventory.dropped
         yield catalog.EXPORTER_DROPPED(float(dropped), server=self._server)
+
+    def _show_loaded(self, rows: Rows[LoadedModel]) -> _Shown[LoadedModel]:
+        labelled = self._labelled(rows.models)
+        rest = [model for model in rows.models if model.name not in labelled]
+        samples = [
+            catalog.LOADED_MODELS(float(len(rows.models)), server=self._server),
+            *(sample for model in labelled.values() for sample in self._loaded_model(model)),
+            *self._sum(catalog.LOADED_SIZE, [model.size for model in rest]),
+            *self._sum(catalog.LOADED_VRAM, [model.vram for model in rest]),
+        ]
+        return _Shown(rows, labelled, len(rest), tuple(samples))
+
+    def _show_installed(self, rows: Rows[InstalledModel]) -> _Shown[InstalledModel]:
+        local = [model for model in rows.models if not model.remote]
+        labelled = self._labelled(local)
+        rest = [model for model in local if model.name not in labelled]
+        samples = [
+            catalog.INSTALLED_MODELS(float(len(local)), server=self._server),
+            catalog.REMOTE_MODELS(float(len(rows.models) - len(local)), server=self._server),
+        ]
+        if self._settings.inventory:
+            samples += (sample for model in labelled.values() for sample in self._installed_model(model))
+            samples += self._sum(catalog.INSTALLED_SIZE, [model.size for model in rest])
+        return _Shown(rows, labelled, len(rest), tuple(samples))
 
     def _loaded_model(self, model: LoadedModel) -> Iterator[Sample]:
         labels = {"server": self._server, "model": model.name}
@@ -171,7 +204,6 @@ class ApiSource:
             if value is not None:
                 yield family(float(value), **labels)
         yield catalog.LOADED_INFO(1.0, **labels, **_description(model))
-        yield catalog.KNOWN_BUSY(float(self._residents.known_busy(model.name)), **labels)
 
     def _installed_model(self, model: InstalledModel) -> Iterator[Sample]:
         labels = {"server": self._server, "model": model.name}
@@ -231,7 +263,7 @@ class Residents:
         """`at`: when the answer came, on a clock that never jumps; `clock`: the server's Unix time then."""
         before = self._models
         self._models = {model.name: _Resident(model.digest, model.context, model.expires, at) for model in models}
-        self._zero(frozenset(self._models))
+        self._zero(self._models.keys() - (before or {}).keys())
         for name, resident in self._models.items():
             if before is not None:
                 self._compare(name, before.get(name), resident)
@@ -282,8 +314,8 @@ class Residents:
         for counter in self._counters():
             counter.keep("model", names)
 
-    def _zero(self, names: frozenset[str]) -> None:
-        for counter in self._counters():
+    def _zero(self, names: Set[str]) -> None:
+        for counter in self._counters() if names else ():
             counter.zero(model=sorted(names))
 
     def _counters(self) -> tuple[Counter, ...]:

@@ -62,6 +62,7 @@ class NativeSource:
         self._look_due, self._looked_at = 0.0, ""
         self._labels = _Labels(settings.models_max)
         self._last: tuple[bytes, str, str, Page] | None = None
+        self._shown: tuple[Page, tuple[Sample, ...]] | None = None
 
     async def collect(self) -> Iterable[Sample]:
         try:
@@ -74,7 +75,9 @@ class NativeSource:
             log.debug("%s: /metrics: %s", self._server, error)
             raise self._without(error) from error
         self._seen, self._lack = True, None
-        return list(self._samples(page))
+        if self._shown is None or self._shown[0] is not page:
+            self._shown = (page, tuple(self._samples(page)))
+        return self._shown[1]
 
     async def aclose(self) -> None:
         await self._client.aclose()
