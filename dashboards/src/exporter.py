@@ -401,8 +401,8 @@ _PROBES = Row(
         panels.stat(
             601,
             "Targets not seen",
-            "How many targets of /probe were not seen at their last probe? Choose the job of the probes above. Next:"
-            " the fleet's board; `&debug=true` at the end of the probe's URL shows what came back.",
+            "How many targets of /probe were not seen at their last probe? Next: the fleet's board; `&debug=true` at"
+            " the end of the probe's URL shows what came back.",
             f"count({pick(catalog.PROBE_SUCCESS)} == 0) or 0 * count({pick(catalog.PROBE_SUCCESS)})",
             Look(COUNT, panels.ANY_IS_BAD, _NO_PROBES),
             width=6,
