@@ -399,8 +399,8 @@ class Client:
         now: Callable[[], float] = time.time,
     ) -> None:
         self._endpoint, self._now = endpoint, now
-        self._transport = transport or _transport(endpoint)
-        self._headers = _headers(endpoint)
+        self._transport = transport or open_transport(endpoint)
+        self._headers = request_headers(endpoint)
         self._polls: dict[str, httpx.Request] = {}
         self._last: dict[str, tuple[bytes, Any]] = {}
 
@@ -550,7 +550,7 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
             waiting += cause.exceptions
 
 
-def _headers(endpoint: Endpoint) -> list[tuple[str, str]]:
+def request_headers(endpoint: Endpoint) -> list[tuple[str, str]]:
     headers = [
         ("User-Agent", f"ollama-exporter/{__version__}"),
         ("Accept", "application/json"),
@@ -568,7 +568,7 @@ def _headers(endpoint: Endpoint) -> list[tuple[str, str]]:
     return headers
 
 
-def _transport(endpoint: Endpoint) -> httpx.AsyncHTTPTransport:
+def open_transport(endpoint: Endpoint) -> httpx.AsyncHTTPTransport:
     return httpx.AsyncHTTPTransport(
         verify=_tls(endpoint.ca, endpoint.certificate, endpoint.key, endpoint.insecure)
         if endpoint.url.startswith("https")

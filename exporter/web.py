@@ -30,6 +30,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from exporter import exposition, status
+from exporter.discovery import Listed, as_http_sd
 from exporter.model import Snapshot
 from exporter.status import page
 from exporter.webconfig import Watched
@@ -74,6 +75,10 @@ class Operator(Protocol):
     async def reload(self) -> tuple[str, ...]:
         """Read the configuration anew. The operator's mistakes; none means that it is in force."""
 
+    def listing(self, discovery: str | None = None) -> tuple[Listed, ...] | None:
+        """The servers of the fleet, or those that one discovery found; None as long as that is not known. Raises
+        LookupError where there is no such discovery."""
+
     def rendered(self, seconds: float, size: int) -> None:
         """The last render of /metrics took this long and gave this many bytes before compression."""
 
@@ -101,6 +106,15 @@ def create_app(operator: Operator, now: Callable[[], float] = time.time) -> Star
     async def show_config(_: Request) -> Response:
         return _say(operator.config_text())
 
+    async def list_servers(request: Request) -> Response:
+        try:
+            servers = operator.listing(request.query_params.get("discovery"))
+        except LookupError:
+            return _say("there is no discovery of this name", 404)
+        if servers is None:  # whoever asks keeps the list that it has
+            return _say("not known yet: discovery has not had a good look since the start", 503)
+        return _respond(await asyncio.to_thread(as_http_sd, servers), "application/json", {})
+
     async def reload(_: Request) -> Response:
         mistakes = await operator.reload()
         if mistakes:
@@ -114,6 +128,7 @@ def create_app(operator: Operator, now: Callable[[], float] = time.time) -> Star
         "/-/healthy": tell_health,
         "/-/ready": tell_readiness,
         "/config": show_config,
+        "/sd": list_servers,
     }
     routes = [Route(path, _guarded(endpoint), methods=["GET"]) for path, endpoint in pages.items()]
     routes.append(Route("/-/reload", _guarded(reload), methods=["POST"]))

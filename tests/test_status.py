@@ -383,7 +383,7 @@ def test_the_exporter_tells_about_itself() -> None:
 
 
 def test_links_work_behind_a_path_of_a_proxy() -> None:
-    assert re.findall('href="([^"]*)"', html()) == ["metrics", "config", "-/healthy", "-/ready", "?pause"]
+    assert re.findall('href="([^"]*)"', html()) == ["metrics", "config", "sd", "-/healthy", "-/ready", "?pause"]
 
 
 # --- size ------------------------------------------------------------------------------------------------------------

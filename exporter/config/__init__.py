@@ -7,9 +7,9 @@ file, environment and flags together, `planning.py` makes watches, `manual.py` t
 from exporter.config.loading import ConfigError, load, with_found
 from exporter.config.manual import config_markdown
 from exporter.config.planning import plan
-from exporter.config.sections import CONFIG_FILE, FLAGS, SERVERS, Config, Discover, Server, variable
+from exporter.config.sections import CONFIG_FILE, FLAGS, SERVERS, Config, Discovery, Server, variable
 
 __all__ = [
-    "CONFIG_FILE", "FLAGS", "SERVERS", "Config", "ConfigError", "Discover", "Server", "config_markdown", "load", "plan",
-    "variable", "with_found",
+    "CONFIG_FILE", "FLAGS", "SERVERS", "Config", "ConfigError", "Discovery", "Server", "config_markdown", "load",
+    "plan", "variable", "with_found",
 ]  # fmt: skip

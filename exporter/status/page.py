@@ -62,7 +62,7 @@ def render_page(status: Status, now: float, *, refresh: bool = True) -> str:
 
 
 def _footer(status: Status, refresh: bool) -> Markup:
-    links = [_tag("a", f"/{path}", href=path) for path in ("metrics", "config", "-/healthy", "-/ready")]
+    links = [_tag("a", f"/{path}", href=path) for path in ("metrics", "config", "sd", "-/healthy", "-/ready")]
     pause = _tag("a", "pause", href="?pause") if refresh else _tag("a", "resume", href="?")
     said = f"Refreshes every {REFRESH_SECONDS} s: " if refresh else "Does not refresh: "
     return _tag("footer", _tag("p", " · ".join(status.about)), _tag("p", *links), _tag("p", said, pause))
