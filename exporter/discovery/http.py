@@ -61,7 +61,9 @@ class HttpFinder:
         headers = [*request_headers(self._endpoint), ("X-Prometheus-Refresh-Interval-Seconds", f"{self._every:g}")]
         if self._tag:
             headers.append(("If-None-Match", self._tag))
-        limits = dict.fromkeys(("connect", "read", "write", "pool"), self._settings.timeout)
+        within = self._settings.timeout
+        # Less than the whole, or a server that nobody reaches would look like one that is silent.
+        limits = {"connect": 0.9 * within, "read": within, "write": within, "pool": within}
         return httpx.Request("GET", self._settings.url, headers=headers, extensions={"timeout": limits})
 
     async def _body(self, response: httpx.Response) -> bytes | None:

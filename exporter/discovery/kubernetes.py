@@ -92,7 +92,6 @@ class KubernetesFinder:
 def _connected(settings: KubernetesSd) -> Any:
     try:
         from kubernetes import client, config
-        from kubernetes.config.config_exception import ConfigException
     except ImportError:
         raise Trouble(
             "unavailable", "the client is not installed; to enable it: pip install 'ollama-exporter[kubernetes]'"
@@ -104,7 +103,7 @@ def _connected(settings: KubernetesSd) -> Any:
         else:
             path = settings.kubeconfig_file.path
             config.load_kube_config(path, settings.context, configuration, False)  # type: ignore[no-untyped-call]
-    except (ConfigException, OSError, ValueError, KeyError, TypeError) as error:
+    except Exception as error:  # noqa: BLE001 - what the client makes of a file that is no kubeconfig
         where = settings.kubeconfig_file.path if settings.kubeconfig_file else "the pod's service account"
         raise Trouble("unavailable", f"{where} cannot be used ({type(error).__name__}: {_words(error)})") from None
     configuration.retries = False  # the next look is the next try
@@ -131,11 +130,15 @@ def _refused(status: int) -> Trouble:
 def _unreachable(error: Exception) -> Trouble:
     import urllib3.exceptions as e
 
+    refused = isinstance(error.__cause__, ConnectionRefusedError)
     reasons: tuple[tuple[type[BaseException], Reason], ...] = (
-        (e.NameResolutionError, "dns"), (e.ConnectTimeoutError, "connect_timeout"), (e.TimeoutError, "timeout"),
-        (e.SSLError, "tls"), (e.ProtocolError, "reset"), (e.DecodeError, "decode"),
-    )  # fmt: skip
-    refused = isinstance(error.__cause__ or error.__context__, ConnectionRefusedError)
-    known = (reason for kind, reason in reasons if isinstance(error, kind))
-    reason: Reason = next(known, "refused" if refused else "unreachable")
+        (e.NameResolutionError, "dns"),
+        (e.NewConnectionError, "refused" if refused else "unreachable"),  # which is a ConnectTimeoutError, too
+        (e.ConnectTimeoutError, "connect_timeout"),
+        (e.TimeoutError, "timeout"),
+        (e.SSLError, "tls"),
+        (e.ProtocolError, "reset"),
+        (e.DecodeError, "decode"),
+    )
+    reason: Reason = next((reason for kind, reason in reasons if isinstance(error, kind)), "unreachable")
     return Trouble(reason, f"the API server cannot be asked ({reason})")
