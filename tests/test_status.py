@@ -217,7 +217,7 @@ def test_a_long_list_of_troubles_is_cut() -> None:
 def test_nothing_yet() -> None:
     assert verdict() == ("unknown", "No server has been looked at yet", [])
     assert verdict(own(3)) == ("unknown", "No server has been looked at yet", [])
-    assert verdict(own(0)) == ("unknown", "No server is configured", [])
+    assert verdict(own(0)) == ("unknown", "No server is configured or found", [])
 
 
 def test_servers_that_were_not_looked_at_are_counted() -> None:

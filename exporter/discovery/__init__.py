@@ -88,13 +88,13 @@ class Discovery:
             return before
         vitals = before.vitals if before else DiscoveryVitals(entry.name)
         answer = before.answer if before else Answer()
-        return Search(entry, address, finder(entry, address, self._now), vitals, answer, self._changed, self._now)
+        return Search(entry, address, finder(entry, address), vitals, answer, self._changed, self._now)
 
 
-def finder(entry: Entry, docker: str = "", now: Callable[[], float] = time.time) -> Finder:
+def finder(entry: Entry, docker: str = "") -> Finder:
     """What looks into the place that an entry names. `docker`: the engine's address. Asks nobody yet."""
     if entry.files is not None:
-        return FileFinder(entry.files, now)
+        return FileFinder(entry.files)
     if entry.http is not None:
         return HttpFinder(entry.http, entry.every)
     if entry.dns is not None:
