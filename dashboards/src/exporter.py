@@ -371,7 +371,7 @@ _DISCOVERY = Row(
         panels.stat(
             504,
             "Found and left out, by reason",
-            "Who was found and is not watched? name_taken, address_taken: another server has it. invalid: the labels make"
+            "Who was found and is not watched? name_taken, address_taken: another server has it. invalid: labels make"
             " no URL or no name. unreachable: a container without an address. limit: limits.servers.",
             Query(over("sum", "reason", pick(catalog.DISCOVERY_LEFT_OUT)), "{{reason}}"),
             Look(COUNT, panels.ANY_IS_ODD, _NO_DISCOVERY, decimals=0),

@@ -219,7 +219,7 @@ INCIDENTS = (
         "warning OllamaDiscoveryEmpty racks"),
     _incident("two-servers-have-one-name", "The file in which the exporter looks for servers gives gpu2 the name of gpu1, which is configured, for 50 minutes.",
         Story(s.finds('[{"targets": ["gpu2:80"], "labels": {"server": "gpu1"}}]'), 30, 50, 120, _FOUND, over=s.finds_all),
-        "info OllamaDiscoveryLeavesOut name_taken racks", "warning OllamaDiscoveryEmpty racks"),
+        "info OllamaDiscoveryLeavesOut racks name_taken", "warning OllamaDiscoveryEmpty racks"),
     _incident("the-exporter-is-held-up", "Something holds the exporter's only thread for 3 s in every 13 s, for half an hour.",
         Story(s.blocked(3.0, 10.0), 30, 30, 120),
         "warning OllamaExporterLagging"),
