@@ -56,19 +56,24 @@ class Search:
                 except TimeoutError:
                     pass
         finally:
-            await self._finder.aclose()
+            try:
+                await self._finder.aclose()
+            except Exception:
+                log.exception("bug while closing discovery %s", self.entry.name)
 
     async def _look(self) -> None:
+        """A bug, also one in what follows from a look, must not take the fleet with it."""
         try:
-            answer, troubles = await look(self._finder, self.entry, self._configured)
-        except Trouble as trouble:
-            answer, troubles = self.answer, (trouble,)
+            try:
+                answer, troubles = await look(self._finder, self.entry, self._configured)
+            except Trouble as trouble:
+                answer, troubles = self.answer, (trouble,)
+            self._take(answer)
         except Exception:
             log.exception("bug in discovery %s", self.entry.name)
-            answer, troubles = self.answer, (Trouble("bug", "a bug"),)
+            troubles = (Trouble("bug", "a bug"),)
         self._tell(troubles)
         self.looked = True
-        self._take(answer)
 
     def _tell(self, troubles: Sequence[Trouble]) -> None:
         vitals, complaints = self.vitals, frozenset(trouble.what for trouble in troubles)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import ssl
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -34,7 +35,8 @@ class KubeApi:
 
     def answer(self, path: str, query: dict[str, str], token: str) -> tuple[int, bytes]:
         self.asked.append((path, query))
-        if token != f"Bearer {TOKEN}" and self.status == 200:
+        scheme, _, given = token.partition(" ")
+        if (scheme.lower(), given) != ("bearer", TOKEN) and self.status == 200:
             return 401, _status(401, "Unauthorized")
         if self.status != 200 or self.body:
             return self.status, self.body or _status(self.status, "said no")
@@ -59,7 +61,7 @@ def _status(code: int, message: str) -> bytes:
 
 
 @contextmanager
-def kube_api() -> Iterator[KubeApi]:
+def kube_api(tls: ssl.SSLContext | None = None) -> Iterator[KubeApi]:
     api = KubeApi()
 
     class Handler(BaseHTTPRequestHandler):
@@ -84,7 +86,9 @@ def kube_api() -> Iterator[KubeApi]:
 
     api.silent.wait_for_end = threading.Event()  # type: ignore[attr-defined]
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    api.url = f"http://127.0.0.1:{server.server_port}"
+    if tls is not None:
+        server.socket = tls.wrap_socket(server.socket, server_side=True)
+    api.url = f"{'https' if tls else 'http'}://127.0.0.1:{server.server_port}"
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     try:

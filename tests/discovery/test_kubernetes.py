@@ -22,6 +22,7 @@ from tests.discovery.kube_api import (
     PODS,
     SERVICES,
     SLICES,
+    TOKEN,
     KubeApi,
     endpoints,
     endpointslice,
@@ -30,7 +31,7 @@ from tests.discovery.kube_api import (
     pod,
     service,
 )
-from tests.wire import free_port
+from tests.wire import free_port, make_authority
 
 META = "__meta_kubernetes_"
 
@@ -230,6 +231,25 @@ def test_outside_of_a_cluster_a_kubeconfig_is_needed(monkeypatch: pytest.MonkeyP
     with pytest.raises(Trouble, match="service account cannot be used") as trouble:
         asyncio.run(it.look(()))
     assert trouble.value.reason == "unavailable"
+
+
+def test_inside_of_a_cluster_the_service_account_is_the_way_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from kubernetes.config import incluster_config
+
+    authority = make_authority(tmp_path)
+    (tmp_path / "token").write_text(TOKEN)
+    monkeypatch.setattr(incluster_config, "SERVICE_TOKEN_FILENAME", str(tmp_path / "token"))
+    monkeypatch.setattr(incluster_config, "SERVICE_CERT_FILENAME", str(authority.ca))
+    (tmp_path / "exporter.yml").write_text("discovery: [kubernetes: {role: pod}]")
+    entry = load(str(tmp_path / "exporter.yml"), {}).discovery[0].kubernetes
+    assert entry is not None
+    it = KubernetesFinder(entry)
+    with kube_api(authority.server("good")) as api:
+        monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "127.0.0.1")
+        monkeypatch.setenv("KUBERNETES_SERVICE_PORT", api.url.rpartition(":")[2])
+        api.objects[PODS] = [pod("ollama-0", "10.1.0.1", HTTP)]
+        assert servers(asyncio.run(it.look(()))) == {"10.1.0.1:11434": "ollama-0.llm"}
+        asyncio.run(it.aclose())
 
 
 @pytest.mark.parametrize("text", ["nonsense", "a: [", "contexts: 3", "{}"])
