@@ -38,7 +38,8 @@ async def report(config: Config) -> Report:
 async def _looked(entry: Entry, config: Config) -> tuple[Answer, tuple[Trouble, ...]]:
     it = finder(entry, config.docker.address or "")
     try:
-        return await look(it, entry, config.servers)
+        looked = await look(it, entry, config.servers)
+        return looked.answer, looked.seen.troubles
     except Trouble as trouble:
         return Answer(), (trouble,)
     finally:

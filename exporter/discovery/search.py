@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 
 from exporter.config import Discovery as Entry
 from exporter.config import Server
-from exporter.discovery.targets import Answer, Finder, Found, Trouble, answered
+from exporter.discovery.targets import Answer, Finder, Found, Seen, Trouble, answered
 from exporter.sources.own import DiscoveryVitals
 
 log = logging.getLogger(__name__)
@@ -17,6 +18,14 @@ WITHIN = 20.0
 """Seconds for one look."""
 _NAMED = 20
 """So many servers that come or go at once are named in the log one by one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What one look has seen, and what came of it."""
+
+    seen: Seen
+    answer: Answer
 
 
 class Search:
@@ -38,6 +47,7 @@ class Search:
         self._configured: Sequence[Server] = ()
         self._complaints: frozenset[str] = frozenset()
         self._wake = asyncio.Event()
+        self._last: Look | None = None
 
     def look_now(self, configured: Sequence[Server]) -> None:
         """`configured`: the servers that need not be found."""
@@ -64,15 +74,14 @@ class Search:
     async def _look(self) -> None:
         """A bug, also one in what follows from a look, must not take the fleet with it."""
         try:
-            try:
-                answer, troubles = await look(self._finder, self.entry, self._configured)
-            except Trouble as trouble:
-                answer, troubles = self.answer, (trouble,)
-            self._take(answer)
+            self._last = await look(self._finder, self.entry, self._configured, self._last)
+            self._take(self._last.answer)
+            self._tell(self._last.seen.troubles)
+        except Trouble as trouble:
+            self._tell((trouble,))
         except Exception:
             log.exception("bug in discovery %s", self.entry.name)
-            troubles = (Trouble("bug", "a bug"),)
-        self._tell(troubles)
+            self._tell((Trouble("bug", "a bug"),))
         self.looked = True
 
     def _tell(self, troubles: Sequence[Trouble]) -> None:
@@ -94,7 +103,11 @@ class Search:
             return
         self._log(set(answer.found) - set(before.found), "")
         self._log(set(before.found) - set(answer.found), " has gone")
-        self._changed()
+        try:
+            self._changed()
+        except Exception:
+            self.answer = before  # so that the next look tries again
+            raise
 
     def _log(self, servers: Iterable[Found], fate: str) -> None:
         named = sorted(servers, key=lambda one: one.name)
@@ -104,13 +117,15 @@ class Search:
             log.info("discovery %s: %d more%s", self.entry.name, len(named) - _NAMED, fate)
 
 
-async def look(finder: Finder, entry: Entry, configured: Sequence[Server]) -> tuple[Answer, tuple[Trouble, ...]]:
-    """What one look finds, and what it could not look at. Raises `Trouble` when it was nothing."""
+async def look(finder: Finder, entry: Entry, configured: Sequence[Server], before: Look | None = None) -> Look:
+    """Raises `Trouble` when nothing could be looked at."""
     try:
         async with asyncio.timeout(WITHIN):
             seen = await finder.look(configured)
+            if before is not None and (seen.targets, seen.left_out) == (before.seen.targets, before.seen.left_out):
+                return Look(seen, before.answer)
             rules = [each.rule for each in entry.relabel_configs]
             # In a thread: thousands of targets take a while.
-            return await asyncio.to_thread(answered, seen, rules), seen.troubles
+            return Look(seen, await asyncio.to_thread(answered, seen, rules))
     except TimeoutError:
         raise Trouble("timeout", f"the look takes longer than {WITHIN:g} s") from None

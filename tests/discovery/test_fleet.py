@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 from collections.abc import Sequence
@@ -15,6 +16,7 @@ from exporter import catalog
 from exporter.app import Exporter
 from exporter.config import Server, load
 from exporter.discovery import Listed, as_http_sd
+from exporter.discovery import search as searches
 from exporter.discovery.search import WITHIN, Search
 from exporter.discovery.targets import Answer, Finder, Found, Seen, Target, Trouble
 from exporter.exposition import render
@@ -280,6 +282,45 @@ def test_every_end_of_a_look_is_told_and_the_next_comes(tmp_path: Path, caplog: 
     one_search(tmp_path)
     assert "bug in discovery files" in caplog.text
     assert "oops" in caplog.text, "the traceback is kept"
+
+
+def test_a_fleet_that_could_not_be_planned_is_planned_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    plans: list[str] = []
+
+    class Once(list[Answer]):
+        def append(self, _: Answer) -> None:
+            plans.append("asked")
+            if len(plans) == 1:
+                raise RuntimeError("oops")
+
+    @virtually
+    async def run() -> None:
+        seen = Seen((Target({"__address__": "a:80"}),))
+        it = search(Scripted(seen, seen, seen), Once(), tmp_path)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(25):
+                await it.run()
+        assert it.vitals.up
+
+    run()
+    assert len(plans) == 2
+    assert "bug in discovery files" in caplog.text
+
+
+def test_a_list_that_has_not_changed_costs_no_rules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    costs: list[Seen] = []
+    real = searches.answered
+    monkeypatch.setattr(searches, "answered", lambda seen, rules: (costs.append(seen), real(seen, rules))[1])
+    two = [Seen((Target({"__address__": "a:80"}),)) for _ in range(2)]
+
+    @virtually
+    async def run() -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(35):
+                await search(Scripted(*two, Seen()), [], tmp_path).run()
+
+    run()
+    assert costs == [two[0], Seen()]
 
 
 def test_many_that_come_at_once_are_counted_in_the_log_and_not_listed(

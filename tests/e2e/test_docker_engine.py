@@ -214,9 +214,9 @@ def test_discovery_follows_what_is_run_killed_and_removed(world: World, tmp_path
     finder = discovery.finder(entry, world.engine.host)
 
     def found() -> set[Found]:
-        answer, troubles = asyncio.run(discovery.look(finder, entry, ()))
-        assert not troubles
-        return set(answer.found)
+        looked = asyncio.run(discovery.look(finder, entry, ()))
+        assert not looked.seen.troubles
+        return set(looked.answer.found)
 
     try:
         address = world.inspected("two")["NetworkSettings"]["Networks"]["fleet"]["IPAddress"]
