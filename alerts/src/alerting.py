@@ -22,7 +22,6 @@ OF_SERVER = ("job", "instance", "server")
 OF_MODEL = (*OF_SERVER, "model")
 OF_EXPORTER = ("job", "instance")
 OF_HOST = ("job", "instance", "host")
-OF_DISCOVERY = ("job", "instance", "discovery")
 
 
 @dataclass(frozen=True, slots=True)
@@ -570,21 +569,21 @@ EXPORTER = (
         "ollama_exporter_config_last_reload_successful == 0 or ollama_exporter_web_config_last_reload_successful == 0",
     ),
     Alert(
-        "OllamaDiscoveryFailing", TICKET, "ollama-exporter", OF_DISCOVERY, "10m",
+        "OllamaDiscoveryFailing", TICKET, "ollama-exporter", OF_EXPORTER, "10m",
         "An exporter cannot look for servers.",
         "Discovery {{ $labels.discovery }} of {{ $labels.instance }} has failed for 10 minutes, or a part of it: the servers that"
         " it found before stay, and nobody sees who comes or goes.",
         "ollama_exporter_discovery_up == 0",
     ),
     Alert(
-        "OllamaDiscoveryEmpty", TICKET, "ollama-exporter", OF_DISCOVERY, "10m",
+        "OllamaDiscoveryEmpty", TICKET, "ollama-exporter", OF_EXPORTER, "10m",
         "An exporter has lost all servers of a discovery.",
         "Discovery {{ $labels.discovery }} of {{ $labels.instance }} looks and finds no server any more; within a day it had some."
         " Nobody watches them.",
         "ollama_exporter_discovery_servers == 0 and max_over_time(ollama_exporter_discovery_servers[1d]) > 0",
     ),
     Alert(
-        "OllamaDiscoveryLeavesOut", INFO, "ollama-exporter", (*OF_DISCOVERY, "reason"), "30m",
+        "OllamaDiscoveryLeavesOut", INFO, "ollama-exporter", OF_EXPORTER, "30m",
         "Servers are found that an exporter does not watch.",
         "{{ $value }} that discovery {{ $labels.discovery }} of {{ $labels.instance }} has found are not watched:"
         " {{ $labels.reason }}.",
