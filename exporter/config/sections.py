@@ -293,7 +293,11 @@ def _about_access(to: Server | HttpSd) -> Iterator[tuple[str, str]]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HttpSd:
-    url: str = setting(QUERY_URL, "Where a list is had as Prometheus' http_sd has it. May have a query.")
+    url: str = setting(
+        QUERY_URL,
+        "Where a list is had as Prometheus' http_sd has it. May have a query, which is shown: secrets belong into"
+        " headers.",
+    )
     timeout: float = setting(duration("100ms", "15s"), "For the whole answer.", "10s")
     headers: tuple[tuple[str, Secret], ...] = setting(_HEADERS, "As `servers[].headers`.", {})
     bearer_token_file: SecretFile | None = setting(SECRET_FILE, "As `servers[].bearer_token_file`.", None)

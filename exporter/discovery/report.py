@@ -56,5 +56,11 @@ def _block(
     lines += [f"  {one.name}  {one.url}" for one in members[:_SHOWN]]
     if len(members) > _SHOWN:
         lines.append(f"  and {len(members) - _SHOWN} more")
+    if _has_credentials(entry) and any(one.url.startswith("http:") for one in members):
+        lines.append("  credentials go UNENCRYPTED to those with http://")
     lines += [f"  failed ({trouble.reason}): {trouble.what}" for trouble in troubles]
     return "\n".join(lines)
+
+
+def _has_credentials(entry: Entry) -> bool:
+    return any((entry.server.bearer_token_file, entry.server.basic_auth, entry.server.headers))

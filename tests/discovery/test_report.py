@@ -56,6 +56,16 @@ def test_online_looks_at_those_that_are_found(tmp_path: Path) -> None:
     assert re.search(r"^found +down ", text, re.M)
 
 
+def test_credentials_that_would_go_in_clear_are_told(tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("t0ken")
+    (tmp_path / "a.yml").write_text("- targets: ['a:1']\n")
+    text = "discovery: [{files: {paths: [a.yml]}, server: {bearer_token_file: token}}]"
+    found = asyncio.run(report(load(configured(tmp_path, text), {})))
+    assert "UNENCRYPTED" in found.blocks[0]
+    assert "t0ken" not in found.blocks[0]
+    assert found.fleet.servers[1].bearer_token_file is not None
+
+
 def test_a_long_list_is_cut(tmp_path: Path) -> None:
     (tmp_path / "a.yml").write_text("- targets: [" + ", ".join(f"'s{number}:1'" for number in range(30)) + "]\n")
     found = asyncio.run(report(load(configured(tmp_path, "discovery: [files: {paths: [a.yml]}]"), {})))
