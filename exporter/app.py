@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from exporter import __version__, web
 from exporter.config import Config, ConfigError, plan
-from exporter.discovery import Discovery
+from exporter.discovery import Discovery, Listed
 from exporter.exposition import encode
 from exporter.fleet import Fleet, let_garbage_wait
 from exporter.logs import set_up as set_up_logging
@@ -60,6 +60,7 @@ class Exporter:
         )
         self._discovery = Discovery(self._plan, self._vitals, self._around.now)
         self._probing = Probing(self._around)
+        self._members, self._was_ready = config, False
         self._adopt(config)
 
     async def run(self) -> None:
@@ -76,7 +77,12 @@ class Exporter:
         return self._fleet.healthy()
 
     def ready(self) -> bool:
-        return self._store.complete()
+        """Once it is, it stays: a server that is new to the fleet must not take the exporter out of a load balancer."""
+        self._was_ready = self._was_ready or (self._discovery.looked() and self._store.complete())
+        return self._was_ready
+
+    def listing(self, discovery: str | None = None) -> tuple[Listed, ...] | None:
+        return self._discovery.listing(self._config, self._members, discovery)
 
     def config_text(self) -> str:
         return self._config.effective_yaml()
@@ -98,7 +104,7 @@ class Exporter:
         """Configured servers are known here by their names, those that were found as well."""
         if not self._config.probe.enabled:
             raise Refusal("not_allowed", "/probe is switched off (probe.enabled)", 404)
-        return await self._probing.probe(self._joined, question)
+        return await self._probing.probe(self._members, question)
 
     def rendered(self, seconds: float, size: int) -> None:
         self._vitals.render_seconds, self._vitals.page_bytes = seconds, size
@@ -119,11 +125,11 @@ class Exporter:
 
     def _plan(self) -> None:
         """Watch those that are configured and those that were found."""
-        fleet = self._joined = self._discovery.joined(self._config)
-        watches = plan(fleet)
+        self._members = self._discovery.joined(self._config)
+        watches = plan(self._members)
         self._store.plan(watches)
         self._fleet.apply(watches)
-        self._vitals.servers = len(fleet.servers)
+        self._vitals.servers = len(self._members.servers)
 
 
 @asynccontextmanager

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 from exporter import catalog
 from exporter.config import Config, Server, plan
 from exporter.config.kinds import duration_text
+from exporter.discovery.report import report
 from exporter.environment import advice
 from exporter.exposition import encode
 from exporter.fleet import Observer
@@ -62,7 +63,9 @@ def look_here(config: Config, build: Build = build) -> Reading:
 def _head(config: Config) -> str:
     count = "1 server" if len(config.servers) == 1 else f"{len(config.servers)} servers"
     origin = {"default": "nothing else is configured"}.get(config.origin, f"from {config.origin}")
-    return f"The configuration is right. {count} ({origin}); listens on {config.web.listen_address}."
+    places = ", ".join(each.name for each in config.discovery)
+    found = f" and those that discovery finds ({places}; --online asks)" if places else ""
+    return f"The configuration is right. {count} ({origin}){found}; listens on {config.web.listen_address}."
 
 
 def _servers(servers: Iterable[Server]) -> str:
@@ -247,14 +250,16 @@ def series_text(watches: Sequence[Watch], here: Reading, switches: Switches) -> 
 
 
 def online(config: Config, build: Build = build) -> str:
-    """Look once through all watches, and tell what was seen. The canary is left out, so that nothing is generated;
-    whether it could run is told from what the api source saw."""
-    watches = plan(config)
+    """Look once for servers and through all watches, and tell what was seen. The canary is left out, so that nothing is
+    generated; whether it could run is told from what the api source saw."""
+    found = asyncio.run(report(config))
+    watches = plan(found.fleet)
     asked = [watch for watch in watches if watch.source not in ("canary", "exporter")]
     readings = asyncio.run(_look(asked, build))
     canaries = {watch.server: watch.settings for watch in watches if isinstance(watch.settings, CanarySettings)}
     rows = [_seen(each, canaries.get(each.watch.server)) for each in readings if each.watch.source == "api"]
-    parts = [_table(("server", "state", "version", "took", "failure", "loaded models", "canary"), rows)]
+    parts = [*found.blocks]
+    parts += [_table(("server", "state", "version", "took", "failure", "loaded models", "canary"), rows)]
     failed = [reading for reading in readings if reading.failure and not reading.lacks]
     parts += [f"{_name(each.watch)}: {each.failure}: {ADVICE[each.failure]}" for each in failed if each.failure]
     parts += advice([sample for reading in readings for sample in reading.samples])

@@ -400,8 +400,8 @@ class Client:
         now: Callable[[], float] = time.time,
     ) -> None:
         self._endpoint, self._now = endpoint, now
-        self._transport = transport or network(endpoint)
-        self._headers = _headers(endpoint)
+        self._transport = transport or open_transport(endpoint)
+        self._headers = request_headers(endpoint)
         self._polls: dict[str, httpx.Request] = {}
         self._last: dict[str, tuple[bytes, Any]] = {}
 
@@ -564,7 +564,7 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
             waiting += cause.exceptions
 
 
-def _headers(endpoint: Endpoint) -> list[tuple[str, str]]:
+def request_headers(endpoint: Endpoint) -> list[tuple[str, str]]:
     headers = [
         ("User-Agent", f"ollama-exporter/{__version__}"),
         ("Accept", "application/json"),
@@ -582,7 +582,7 @@ def _headers(endpoint: Endpoint) -> list[tuple[str, str]]:
     return headers
 
 
-def network(
+def open_transport(
     endpoint: Endpoint, keep: bool = True, allows: Callable[[str], bool] | None = None, resolve: Resolve | None = None
 ) -> httpx.AsyncBaseTransport:
     """The way to a server. Follows no redirect. `keep`: a connection stays open between two requests. `allows` and

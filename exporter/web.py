@@ -30,6 +30,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from exporter import exposition, status
+from exporter.discovery import Listed, as_http_sd
 from exporter.model import Snapshot
 from exporter.probing import Question, Refusal, Seen
 from exporter.probing.report import report
@@ -79,6 +80,10 @@ class Operator(Protocol):
     async def probe(self, question: Question) -> Seen:
         """One look at a target that somebody names. Raises Refusal."""
 
+    def listing(self, discovery: str | None = None) -> tuple[Listed, ...] | None:
+        """The servers of the fleet, or those that one discovery found; None as long as that is not known. Raises
+        LookupError where there is no such discovery."""
+
     def rendered(self, seconds: float, size: int) -> None:
         """The last render of /metrics took this long and gave this many bytes before compression."""
 
@@ -105,6 +110,15 @@ def create_app(operator: Operator, now: Callable[[], float] = time.time) -> Star
 
     async def show_config(_: Request) -> Response:
         return _say(operator.config_text())
+
+    async def list_servers(request: Request) -> Response:
+        try:
+            servers = operator.listing(request.query_params.get("discovery"))
+        except LookupError:
+            return _say("there is no discovery of this name", 404)
+        if servers is None:  # whoever asks keeps the list that it has
+            return _say("not known yet: discovery has not had a good look since the start", 503)
+        return _respond(await asyncio.to_thread(as_http_sd, servers), "application/json", {})
 
     async def reload(_: Request) -> Response:
         mistakes = await operator.reload()
@@ -133,6 +147,7 @@ def create_app(operator: Operator, now: Callable[[], float] = time.time) -> Star
         "/-/ready": tell_readiness,
         "/config": show_config,
         "/probe": probe,
+        "/sd": list_servers,
     }
     routes = [Route(path, _guarded(endpoint), methods=["GET"]) for path, endpoint in pages.items()]
     routes.append(Route("/-/reload", _guarded(reload), methods=["POST"]))

@@ -557,8 +557,8 @@ MISTAKES: dict[str, tuple[str, list[str]]] = {
     "line breaks in keys": (
         '"a\\nb: c": 1',
         [
-            "a?b: c: unknown key; known are audit, canary, docker, gpu, host, limits, log, logs, native, poll, probe,"
-            " runner, servers, sockets, web"
+            "a?b: c: unknown key; known are audit, canary, discovery, docker, gpu, host, limits, log, logs, native,"
+            " poll, probe, runner, servers, sockets, web"
         ],
     ),
 }
@@ -1020,6 +1020,7 @@ def test_the_example_mentions_every_key_and_is_right_with_all_of_them(
     example: str, write: Callable[[str], str], tmp_path: Path, authority: Authority
 ) -> None:
     files = {"secrets/token": b"t", "secrets/password": b"p", "policy.yml": b"max_parallel: 50\n"}
+    files["secrets/kubeconfig"] = b"apiVersion: v1\n"
     for name, content in files.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(content)

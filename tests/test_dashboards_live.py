@@ -38,7 +38,7 @@ VARIABLES = {
 _NO_OLLAMA = "the simulated servers live in this one process: no process of Ollama need run beside them"
 _NO_FAILURE = "the first server of the demo to fail does so in its eighth minute"
 _NO_CONTAINER = "the simulated servers live in no container"
-_NO_DISCOVERY = "the demo looks for no servers among containers"
+_NO_DISCOVERY = "the demo looks for no servers"
 _NO_PROBES = "nobody asks the demo's /probe"
 _NO_DRAFT = "no model of the demo drafts tokens"
 _WELL_SET = "the simulated servers have no variable that is ignored or unreadable"
@@ -65,7 +65,7 @@ EMPTY: dict[str, str] = {
     "Last look": _NO_DISCOVERY,
     "Servers found": _NO_DISCOVERY,
     "Last good look": _NO_DISCOVERY,
-    "Containers left out": _NO_DISCOVERY,
+    "Found and left out": _NO_DISCOVERY,
     "Looks of discovery that failed": _NO_DISCOVERY,
     "Targets not seen": _NO_PROBES,
     "Time of a probe, of the time it has": _NO_PROBES,

@@ -30,7 +30,13 @@ import exporter
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 # Import names that are not the distribution's own.
-DISTRIBUTION = {"pynvml": "nvidia-ml-py", "yaml": "pyyaml", "prometheus_client": "prometheus-client"}
+DISTRIBUTION = {
+    "dns": "dnspython",
+    "prometheus_client": "prometheus-client",
+    "pynvml": "nvidia-ml-py",
+    "re2": "google-re2",
+    "yaml": "pyyaml",
+}
 
 
 def requirements(*extras: str) -> dict[str, Requirement]:
@@ -153,7 +159,7 @@ def test_the_hashed_requirements_are_those_of_run_time_as_pinned() -> None:
     entries = [line.split() for line in text.splitlines() if line and not line.startswith("#")]
     pinned = {canonicalize_name(entry[0].partition("==")[0]): entry[0].partition("==")[2] for entry in entries}
     assert all(sum(word.startswith("--hash=sha256:") for word in entry) >= 1 for entry in entries)
-    assert set(pinned) >= set(requirements("docker", "gpu"))
+    assert set(pinned) >= set(requirements("docker", "gpu", "kubernetes"))
     constraints = (ROOT / "constraints.txt").read_text().splitlines()
     pins = {canonicalize_name(line.partition("==")[0]): line.partition("==")[2] for line in constraints}
     # Windows' own packages come along with docker's client and are used nowhere.

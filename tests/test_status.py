@@ -217,7 +217,7 @@ def test_a_long_list_of_troubles_is_cut() -> None:
 def test_nothing_yet() -> None:
     assert verdict() == ("unknown", "No server has been looked at yet", [])
     assert verdict(own(3)) == ("unknown", "No server has been looked at yet", [])
-    assert verdict(own(0)) == ("unknown", "No server is configured", [])
+    assert verdict(own(0)) == ("unknown", "No server is configured or found", [])
 
 
 def test_servers_that_were_not_looked_at_are_counted() -> None:
@@ -383,7 +383,7 @@ def test_the_exporter_tells_about_itself() -> None:
 
 
 def test_links_work_behind_a_path_of_a_proxy() -> None:
-    assert re.findall('href="([^"]*)"', html()) == ["metrics", "config", "-/healthy", "-/ready", "?pause"]
+    assert re.findall('href="([^"]*)"', html()) == ["metrics", "config", "sd", "-/healthy", "-/ready", "?pause"]
 
 
 # --- size ------------------------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ import contextlib
 import errno
 import functools
 import gzip
+import json
 import logging
 import re
 import signal
@@ -22,6 +23,7 @@ from hypothesis import strategies as st
 from starlette.types import ASGIApp, Message
 
 from exporter import catalog, web
+from exporter.discovery import Listed
 from exporter.exposition import encode, render
 from exporter.model import Distribution, Entry, Family, Reading, Snapshot, Watch
 from exporter.web import OPENMETRICS, TEXT, Server, bind, create_app
@@ -41,7 +43,7 @@ PROMETHEUS_3 = (
     "text/plain;version=0.0.4;q=0.3,*/*;q=0.2"
 )
 ESCAPED = f"{OPENMETRICS}; escaping=underscores"
-GET_PATHS = ("/", "/metrics", "/health", "/-/healthy", "/-/ready", "/config")
+GET_PATHS = ("/", "/metrics", "/health", "/-/healthy", "/-/ready", "/config", "/sd")
 
 
 def in_loop(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
@@ -82,6 +84,7 @@ class Desk:
     alive: bool = True
     complete: bool = True
     mistakes: tuple[str, ...] = ()
+    servers: tuple[Listed, ...] | None = (Listed("a", "http://gpu1:11434", "racks"),)
     renders: list[tuple[float, int]] = field(default_factory=list)
     reloads: int = 0
     reload_begun: asyncio.Event = field(default_factory=asyncio.Event)
@@ -106,6 +109,11 @@ class Desk:
         if self.reload_gate is not None:
             await self.reload_gate.wait()
         return self.mistakes
+
+    def listing(self, discovery: str | None = None) -> tuple[Listed, ...] | None:
+        if discovery not in (None, "racks"):
+            raise LookupError(discovery)
+        return self.servers
 
     def rendered(self, seconds: float, size: int) -> None:
         self.renders.append((seconds, size))
@@ -374,6 +382,21 @@ def test_ready_means_that_the_first_round_is_done() -> None:
     assert asyncio.run(ask(app, "/-/ready")).code == 503
     desk.complete = True
     assert asyncio.run(ask(app, "/-/ready")).code == 200
+
+
+def test_the_fleet_is_a_list_that_prometheus_takes() -> None:
+    answer = asyncio.run(ask(create_app(Desk()), "/sd", query=b"discovery=racks"))
+    assert (answer.code, answer.headers["content-type"]) == (200, "application/json")
+    assert answer.headers["cache-control"] == "no-store"
+    (group,) = json.loads(answer.body)
+    assert group["targets"] == ["a"]
+    assert group["labels"]["__meta_ollama_url"] == "http://gpu1:11434"
+    assert json.loads(asyncio.run(ask(create_app(Desk(servers=())), "/sd")).body) == []
+
+
+def test_a_list_that_is_not_known_is_an_error_so_that_whoever_asks_keeps_the_old_one() -> None:
+    assert asyncio.run(ask(create_app(Desk(servers=None)), "/sd")).code == 503
+    assert asyncio.run(ask(create_app(Desk()), "/sd", query=b"discovery=nobody")).code == 404
 
 
 def test_config_is_text_that_a_browser_shows() -> None:

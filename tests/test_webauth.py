@@ -18,7 +18,11 @@ from tests.test_web import Answer, Desk, ask, create_app
 
 HASHED = Secret(bcrypt.hashpw(b"right", bcrypt.gensalt(4)).decode())
 USERS = {"anna": HASHED}
-TOKENS = {"/-/reload": Secret("a-token-of-some-length"), "/config": Secret("another-token-of-some")}
+TOKENS = {
+    "/-/reload": Secret("a-token-of-some-length"),
+    "/config": Secret("another-token-of-some"),
+    "/sd": Secret("the-token-of-the-list"),
+}
 
 
 def basic(user: str, password: str) -> bytes:
@@ -123,6 +127,9 @@ def test_guessers_queue_up_to_a_bound_and_the_known_pass_by(monkeypatch: pytest.
         ("/-/reload", "POST", basic("anna", "right"), 401),
         ("/-/reload", "GET", b"", 401),
         ("/config", "GET", b"Bearer another-token-of-some", 200),
+        ("/sd", "GET", b"Bearer the-token-of-the-list", 200),
+        ("/sd", "GET", b"Bearer another-token-of-some", 401),
+        ("/sd", "GET", b"", 401),
         ("/config", "HEAD", b"", 401),
         ("/metrics", "GET", b"Bearer another-token-of-some", 401),
         ("/metrics", "GET", basic("anna", "right"), 200),

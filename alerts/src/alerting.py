@@ -569,6 +569,28 @@ EXPORTER = (
         "ollama_exporter_config_last_reload_successful == 0 or ollama_exporter_web_config_last_reload_successful == 0",
     ),
     Alert(
+        "OllamaDiscoveryFailing", TICKET, "ollama-exporter", OF_EXPORTER, "10m",
+        "An exporter cannot look for servers.",
+        "Discovery {{ $labels.discovery }} of {{ $labels.instance }} has failed for 10 minutes, or a part of it: the servers that"
+        " it found before stay, and nobody sees who comes or goes.",
+        "ollama_exporter_discovery_up == 0",
+    ),
+    Alert(
+        "OllamaDiscoveryEmpty", TICKET, "ollama-exporter", OF_EXPORTER, "10m",
+        "An exporter has lost all servers of a discovery.",
+        "Discovery {{ $labels.discovery }} of {{ $labels.instance }} looks and finds no server any more; within a day it had some."
+        " Nobody watches them.",
+        "ollama_exporter_discovery_servers == 0 and max_over_time(ollama_exporter_discovery_servers[1d]) > 0",
+    ),
+    Alert(
+        "OllamaDiscoveryLeavesOut", INFO, "ollama-exporter", OF_EXPORTER, "30m",
+        "Servers are found that an exporter does not watch.",
+        "{{ $value }} that discovery {{ $labels.discovery }} of {{ $labels.instance }} has found are not watched:"
+        " {{ $labels.reason }}.",
+        # One that is configured as well has its address taken, and is watched.
+        'ollama_exporter_discovery_left_out{reason!="address_taken"} > 0',
+    ),
+    Alert(
         "OllamaExporterLagging", TICKET, "ollama-exporter", OF_EXPORTER, "10m",
         "An exporter polls late.",
         "{{ $value | humanizePercentage }} of the polls of {{ $labels.instance }} started more than a second late in 10 minutes.",

@@ -424,6 +424,7 @@ FLEET = (
 
 _HOST_SOURCE = {**EXPORTER, "source": "host"}
 _API_SOURCE = {**SERVER, "source": "api"}
+_RACKS = {**EXPORTER, "discovery": "racks"}
 META = (
     Case("OllamaExporterDown", "for 10 minutes", (series("up", EXPORTER, steps((1, 10), (0, 10), (1, 10))),), (14, 20),
          ((15, told(EXPORTER, "exporter:8082 of job ollama could not be scraped for 5 minutes. Its servers count as unavailable.")),)),
@@ -458,6 +459,16 @@ META = (
     Case("OllamaConfigReloadFailed", "a mistake in the file",
          (series("ollama_exporter_config_last_reload_successful", EXPORTER, steps((1, 10), (0, 20), (1, 10))),), (14, 30),
          ((15, told(EXPORTER, "The last reload of exporter:8082 failed: its configuration has mistakes, and the one before stays in force.")),)),
+    Case("OllamaDiscoveryFailing", "the API server of Kubernetes is away",
+         (series("ollama_exporter_discovery_up", _RACKS, steps((1, 10), (0, 20), (1, 10))),), (19, 30),
+         ((20, told(_RACKS, "Discovery racks of exporter:8082 has failed for 10 minutes, or a part of it: the servers that it found before stay, and nobody sees who comes or goes.")),)),
+    Case("OllamaDiscoveryEmpty", "a list is suddenly empty", (series("ollama_exporter_discovery_servers", _RACKS, steps((3, 10), (0, 20), (3, 10))),), (9, 19, 30),
+         ((20, told(_RACKS, "Discovery racks of exporter:8082 looks and finds no server any more; within a day it had some. Nobody watches them.")),)),
+    Case("OllamaDiscoveryEmpty", "there never was anybody", (series("ollama_exporter_discovery_servers", _RACKS, steps((0, 40))),), (20, 39), ()),
+    Case("OllamaDiscoveryLeavesOut", "two have the name of others",
+         (series("ollama_exporter_discovery_left_out", {**_RACKS, "reason": "name_taken"}, steps((0, 10), (2, 40), (0, 10))),
+          series("ollama_exporter_discovery_left_out", {**_RACKS, "reason": "address_taken"}, steps((1, 60)))), (39, 50),
+         ((40, told({**_RACKS, "reason": "name_taken"}, "2 that discovery racks of exporter:8082 has found are not watched: name_taken.")),)),
     Case("OllamaExporterLagging", "a tenth of the polls come late",
          (series("ollama_exporter_loop_lag_seconds_count", EXPORTER, count((20, 90))),
           series("ollama_exporter_loop_lag_seconds_bucket", {**EXPORTER, "le": "1.0"}, count((20, 20), (18, 30), (20, 40)))), (20, 30, 60),

@@ -20,7 +20,8 @@ def _in_time(family: Family) -> str:
     return over("sum", "server", f"increase({pick(family)}[$__range])")
 
 
-_NO_DISCOVERY = "Discovery is not enabled"
+_NO_DISCOVERY = "Discovery is not configured"
+_ID, _LEGEND = "instance, discovery", "{{instance}} {{discovery}}"
 
 _VERDICT = Row(
     100,
@@ -339,38 +340,39 @@ _LOGS = Row(
 
 _DISCOVERY = Row(
     500,
-    "Are all servers found? (discovery in Docker, where it is enabled)",
+    "Are all servers found? (discovery, where it is configured)",
     (
         panels.stat(
             501,
             "Last look",
-            "Did the last look for servers among Docker's containers succeed? Failed: those found before stay in the"
-            " fleet. Next: the reasons beside, and the exporter's log.",
-            Query(over("min", "instance", pick(catalog.DISCOVERY_UP)), "{{instance}}"),
+            "Did the last look for servers succeed, place by place? Failed: those found before stay in the fleet. Next:"
+            " the reasons below, and the exporter's log.",
+            Query(over("min", _ID, pick(catalog.DISCOVERY_UP)), _LEGEND),
             Look(mapping=((1, "well", panels.OK), (0, "failed", panels.BAD)), empty=_NO_DISCOVERY),
             width=6,
         ),
         panels.stat(
             502,
             "Servers found",
-            "How many servers of the fleet come from discovery? Fewer than containers: left out, beside.",
-            Query(over("sum", "instance", pick(catalog.DISCOVERY_SERVERS)), "{{instance}}"),
+            "How many servers of the fleet come from each place? Fewer than there are: left out, beside, or dropped by"
+            " relabel rules.",
+            Query(over("sum", _ID, pick(catalog.DISCOVERY_SERVERS)), _LEGEND),
             Look(COUNT, empty=_NO_DISCOVERY, decimals=0),
             width=6,
         ),
         panels.stat(
             503,
             "Last good look",
-            "How old is what discovery knows? Minutes mean that Docker cannot be asked.",
-            Query(f"time() - {over('max', 'instance', pick(catalog.DISCOVERY_SUCCESS))}", "{{instance}}"),
+            "How old is what discovery knows? Minutes mean that a place cannot be asked.",
+            Query(f"time() - {over('max', _ID, pick(catalog.DISCOVERY_SUCCESS))}", _LEGEND),
             Look(SECONDS, panels.STALE, _NO_DISCOVERY, decimals=0),
             width=6,
         ),
         panels.stat(
             504,
-            "Containers left out, by reason",
-            "Which containers were not taken? unreachable: no address that the exporter can reach; put both on one"
-            " network. name_taken, address_taken: another server has it.",
+            "Found and left out, by reason",
+            "Who was found and is not watched? name_taken, address_taken: another server has it. invalid: labels make"
+            " no URL or no name. unreachable: a container without an address. limit: limits.servers.",
             Query(over("sum", "reason", pick(catalog.DISCOVERY_LEFT_OUT)), "{{reason}}"),
             Look(COUNT, panels.ANY_IS_ODD, _NO_DISCOVERY, decimals=0),
             width=6,
@@ -379,10 +381,10 @@ _DISCOVERY = Row(
         panels.graph(
             505,
             "Looks of discovery that failed, by reason",
-            "Since when, and why? unavailable: the Docker Engine cannot be asked, its socket is not there or not"
-            " allowed.",
+            "Since when, and why? unavailable: a file, an engine or a cluster that cannot be asked from here. http_4xx:"
+            " credentials or rights.",
             Query(f"{over('sum', 'reason', increase(catalog.DISCOVERY_FAILURES))} > 0", "{{reason}}"),
-            Look(COUNT, empty="None, or discovery is not enabled", least=0, names=REASONS),
+            Look(COUNT, empty="None, or discovery is not configured", least=0, names=REASONS),
             width=24,
             height=5,
             stack=True,

@@ -4,28 +4,31 @@ from __future__ import annotations
 
 from exporter.model import Family
 
+_OF = ("discovery",)
+
 DISCOVERY_UP = Family(
     "ollama_exporter_discovery_up", "gauge",
-    "1 if the last look for servers among Docker's containers succeeded, 0 if it failed and those found before stay in the"
-    " fleet. Absent when discovery is not enabled.",
+    "1 if the last look for servers by this entry of `discovery` succeeded, 0 if it failed, or a part of it: what could not be"
+    " looked at stays in the fleet as it was found before.", _OF,
 )  # fmt: skip
 DISCOVERY_SERVERS = Family(
-    "ollama_exporter_discovery_servers",
-    "gauge",
-    "Servers in the fleet that discovery has found, by its last good look.",
-)
+    "ollama_exporter_discovery_servers", "gauge",
+    "Servers in the fleet that this entry of `discovery` has found.", _OF,
+)  # fmt: skip
 DISCOVERY_LEFT_OUT = Family(
     "ollama_exporter_discovery_left_out", "gauge",
-    "Containers that discovery would take and has left out, by its last good look and reason. unreachable: no address that the"
-    " exporter can reach. name_taken, address_taken: another server has it; also one that is configured as a server.",
-    ("reason",),
+    "Targets of the last good look that are not in the fleet, by reason; those that a relabel rule drops are not counted."
+    " unreachable: a container without an address that the exporter can reach. invalid: the labels make no URL, or no name."
+    " name_taken, address_taken: another server has it; also one that is configured. limit: beyond limits.servers.",
+    (*_OF, "reason"),
 )  # fmt: skip
 DISCOVERY_SUCCESS = Family(
     "ollama_exporter_discovery_last_success_timestamp_seconds", "gauge",
-    "Unix time of discovery's last good look. Absent before the first.", (), "seconds",
+    "Unix time of the last look that succeeded as a whole. Absent before the first.", _OF, "seconds",
 )  # fmt: skip
 DISCOVERY_FAILURES = Family(
     "ollama_exporter_discovery_failures_total", "counter",
-    "Looks of discovery that failed, by reason out of a fixed list; unavailable: the Docker Engine cannot be asked.",
-    ("reason",),
+    "Looks that failed, or a part of which did, by reason out of a fixed list. unavailable: a file, an engine or a cluster that"
+    " cannot be asked from here.",
+    (*_OF, "reason"),
 )  # fmt: skip

@@ -13,13 +13,13 @@ from exporter.config.sections import (
     FLAGS,
     SERVERS,
     Config,
-    Discover,
+    Discovery,
     Module,
     Server,
     variable,
 )
 
 __all__ = [
-    "CONFIG_FILE", "DEFAULT_MODULE", "FLAGS", "SERVERS", "Config", "ConfigError", "Discover", "Module", "Server",
+    "CONFIG_FILE", "DEFAULT_MODULE", "FLAGS", "SERVERS", "Config", "ConfigError", "Discovery", "Module", "Server",
     "config_markdown", "load", "plan", "plan_probe", "probed", "variable", "with_found", "without_canary",
 ]  # fmt: skip

@@ -64,6 +64,17 @@ def host_and_port(url: str) -> str:
 URL = plain("URL", parse_url)
 
 
+def _parse_query_url(raw: object) -> str:
+    """A URL that may have a query, which is kept as it was written."""
+    base, mark, query = raw.partition("?") if isinstance(raw, str) else (raw, "", "")
+    if not re.fullmatch(r"[!-~]*", query) or "#" in query:
+        raise Wrong(f"must be a URL such as http://sd.example.com/targets, got {seen(raw)}")
+    return f"{parse_url(base)}{mark}{query}"
+
+
+QUERY_URL = plain("URL", _parse_query_url)
+
+
 def ollama_host(value: str) -> str:
     """The URL that Ollama's own client would connect to for this value of OLLAMA_HOST."""
     written = value.strip().strip("\"'").strip()
@@ -131,3 +142,15 @@ def parse_listen(raw: object) -> Listen:
 
 
 LISTEN = plain("address", parse_listen, str)
+
+
+def _parse_dns_server(raw: object) -> tuple[str, int]:
+    match = re.fullmatch(r"(?:([0-9.]+)|\[([0-9A-Fa-f:.]+)\])(?::([0-9]{1,5}))?", raw) if isinstance(raw, str) else None
+    port = int(match[3] or 53) if match else 0
+    try:
+        return str(ipaddress.ip_address((match[1] or match[2]) if match else "")), _port(str(port), str(raw))
+    except ValueError:
+        raise Wrong(f"must be an address such as 10.0.0.53, 127.0.0.1:8600 or [::1]:53, got {seen(raw)}") from None
+
+
+DNS_SERVER = plain("address", _parse_dns_server, lambda server: str(Listen(*server)))

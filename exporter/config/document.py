@@ -16,10 +16,10 @@ class NotYaml(Exception):
         self.mistakes = mistakes
 
 
-def parse(text: str) -> object:
-    """The one document in the text; None when there is nothing in it."""
+def parse(text: str, *, texts: bool = False) -> object:
+    """The one document in the text; None when there is nothing in it. `texts`: numbers and booleans stay as written."""
     try:
-        loader = _Loader(text)
+        loader = (_Texts if texts else _Loader)(text)
         value = loader.get_single_data()
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
@@ -79,5 +79,16 @@ _Loader.yaml_constructors = {
 }
 _Loader.yaml_implicit_resolvers = {
     first: [(tag, pattern) for tag, pattern in each if tag != "tag:yaml.org,2002:timestamp"]
+    for first, each in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+
+
+class _Texts(_Loader):
+    """Every plain value but null is text."""
+
+
+_NULL = "tag:yaml.org,2002:null"
+_Texts.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in each if tag == _NULL]
     for first, each in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }

@@ -70,6 +70,13 @@ def _pem_file(reader: Reader, raw: object, path: str) -> PinnedFile:
     return PinnedFile(shown, hashlib.sha256(content).hexdigest())
 
 
+def _pinned_file(reader: Reader, raw: object, path: str) -> PinnedFile:
+    shown, content = contents(reader, raw)
+    return PinnedFile(shown, hashlib.sha256(content).hexdigest())
+
+
+PINNED_FILE = Kind("path of a file", _pinned_file, lambda value: value)
+
 PEM_FILE = Kind("path of a PEM file", _pem_file, lambda value: value)
 
 

@@ -31,7 +31,7 @@ class Kind(Generic[T]):
     """What values a setting takes. `parse` makes the value of what the file holds, or raises Wrong; `show` goes back.
 
     `section` is the dataclass whose fields are the keys below, `below` what stands between the path and them.
-    `expands`: `${VAR}` is replaced in them.
+    `expands`: `${VAR}` is replaced in them, or `${...}` has a meaning of its own.
     """
 
     name: str

@@ -20,6 +20,7 @@ from exporter.config.sections import (
     PREFIX,
     SERVERS,
     Config,
+    Discovery,
     Module,
     Server,
     variable,
@@ -57,16 +58,15 @@ def load(path: str | None, env: Mapping[str, str], flags: Mapping[str, str] | No
     return _resolved(config)
 
 
-def with_found(config: Config, found: Iterable[tuple[str, str, str]]) -> Config:
-    """The configuration with these servers after its own: names, URLs and containers, none of which it holds already.
-    They are watched as a server is of which nothing else is said."""
-    reader = Reader({}, Path())
-    entries = [{"name": name, "url": url, "container": container} for name, url, container in found]
-    servers = listing(section(Server)).parse(reader, entries, "docker.discover")
-    if reader.mistakes:
-        raise ValueError(f"no servers to watch: {reader.mistakes}")
-    resolved = [_resolved_server(server, config) for server in servers]
-    return replace(config, servers=(*config.servers, *resolved))
+def with_found(config: Config, found: Iterable[tuple[str, str, str, str]]) -> Config:
+    """The configuration with these servers after its own, none of which it holds already: names and URLs in their
+    canonical form, containers, and the names of the discoveries whose settings for servers they take."""
+    templates = {each.name: _resolved_server(each.server, config) for each in config.discovery}
+    servers = [
+        replace(templates[discovery], name=name, url=url, container=container)
+        for name, url, container, discovery in found
+    ]
+    return replace(config, servers=(*config.servers, *servers))
 
 
 def _by_path(mistake: tuple[str, str]) -> list[tuple[int, str]]:
@@ -141,13 +141,12 @@ def _with_default_server(reader: Reader, config: Config) -> Config:
             reader.wrong("OLLAMA_HOST", str(error))
             return config
     elif _discovers(config):
-        return replace(config, servers=(), origin="docker.discover")
+        return replace(config, servers=(), origin="discovery")
     return replace(config, servers=listing(section(Server)).parse(reader, [{"url": url}], origin), origin=origin)
 
 
 def _discovers(config: Config) -> bool:
-    # A section that is wrong has been told of, and is None here.
-    return getattr(getattr(config.docker, "discover", None), "enabled", None) is True
+    return bool(config.discovery)  # None, where it is wrong and has been told of
 
 
 _KUBERNETES = re.compile(
@@ -195,6 +194,7 @@ def _resolved(config: Config) -> Config:
     return replace(
         config,
         servers=tuple([_resolved_server(server, config) for server in config.servers]),
+        discovery=tuple([_resolved_discovery(each) for each in config.discovery]),
         host=filled(config.host, name=_hostname()),
         probe=replace(config.probe, modules=_with_default(config.probe.modules)),
     )
@@ -203,6 +203,10 @@ def _resolved(config: Config) -> Config:
 def _with_default(modules: tuple[tuple[str, Module], ...]) -> tuple[tuple[str, Module], ...]:
     default = section(Module).parse(Reader({}, Path()), {}, "")
     return tuple(sorted({DEFAULT_MODULE: default, **dict(modules)}.items()))
+
+
+def _resolved_discovery(discovery: Discovery) -> Discovery:
+    return filled(discovery, name=discovery.kind, every=5.0 if discovery.files else 30.0)
 
 
 def _resolved_server(server: Server, config: Config) -> Server:

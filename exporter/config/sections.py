@@ -7,12 +7,13 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 from exporter.config import document
-from exporter.config.addresses import LISTEN, URL, Listen
+from exporter.config.addresses import LISTEN, QUERY_URL, URL, Listen
+from exporter.config.discovery import DnsSd, DockerSd, FileSd, KubernetesSd, Relabel
 from exporter.config.files import PEM_FILE, PROXY, SECRET_FILE, expanded
 from exporter.config.kinds import (
     SWITCH,
@@ -44,9 +45,10 @@ NAME_MAX = 64
 
 # --- kinds of our own ------------------------------------------------------------------------------------------------
 
+SERVER_NAME = re.compile(rf"[A-Za-z0-9._:-]{{1,{NAME_MAX}}}")
 _NAME = text(
     "name",
-    rf"[A-Za-z0-9._:-]{{1,{NAME_MAX}}}",
+    SERVER_NAME.pattern,
     f"1 to {NAME_MAX} letters, digits, `.`, `_`, `:` or `-` (it is a label value)",
 )
 _MODES = choice("off", "loaded", "always")
@@ -276,9 +278,13 @@ class Server:
     def objections(self) -> Iterator[tuple[str, str]]:
         if self.connect_timeout > self.timeout:
             yield "connect_timeout", f"must be at most timeout ({self.timeout:g} s), got {self.connect_timeout:g} s"
-        if self.url.startswith("http:") and any((self.tls.ca_file, self.tls.cert_file, self.tls.insecure_skip_verify)):
-            yield "tls", "has no effect: the URL is http://"
-        yield from _conflicts(self.headers, self.bearer_token_file, self.basic_auth)
+        yield from _about_access(self)
+
+
+def _about_access(to: Server | HttpSd) -> Iterator[tuple[str, str]]:
+    if to.url.startswith("http:") and any((to.tls.ca_file, to.tls.cert_file, to.tls.insecure_skip_verify)):
+        yield "tls", "has no effect: the URL is http://"
+    yield from _conflicts(to.headers, to.bearer_token_file, to.basic_auth)
 
 
 def _conflicts(
@@ -294,6 +300,94 @@ def _conflicts(
     given = [key for key, value in ways.items() if value] + ["headers.authorization"] * ("authorization" in names)
     for second in given[1:]:
         yield second, f"cannot be used together with {given[0]}"
+
+
+# --- discovery -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HttpSd:
+    url: str = setting(
+        QUERY_URL,
+        "Where a list is had as Prometheus' http_sd has it. May have a query, which is shown: secrets belong into"
+        " headers.",
+    )
+    timeout: float = setting(duration("100ms", "15s"), "For the whole answer.", "10s")
+    headers: tuple[tuple[str, Secret], ...] = setting(_HEADERS, "As `servers[].headers`.", {})
+    bearer_token_file: SecretFile | None = setting(SECRET_FILE, "As `servers[].bearer_token_file`.", None)
+    basic_auth: BasicAuth | None = setting(section(BasicAuth), "As `servers[].basic_auth`.", None)
+    tls: Tls = setting(section(Tls), "As `servers[].tls`.", {})
+    proxy_url: Secret | None = setting(PROXY, "As `servers[].proxy_url`.", None, "none")
+
+    def objections(self) -> Iterator[tuple[str, str]]:
+        yield from _about_access(self)
+
+
+_OF_ONE_SERVER = ("name", "url", "container", "logs")
+
+
+def _template(reader: Reader, raw: object, path: str) -> Server:
+    """A server of which only the place is missing: https, so that `tls` has its meaning."""
+    for key in _OF_ONE_SERVER:
+        if isinstance(raw, Mapping) and key in raw:
+            raise Wrong(f"must not hold `{key}`, which is another one for each server that is found")
+    if raw is not None and not isinstance(raw, Mapping):
+        raise Wrong(f"must be a mapping (key: value), got {seen(raw)}")
+    return section(Server).parse(reader, {**(raw or {}), "url": "https://found.invalid"}, path)
+
+
+def _template_shown(server: Server) -> dict[str, object]:
+    pairs = ((each, getattr(server, each.name)) for each in fields(server) if each.name not in _OF_ONE_SERVER)
+    return {each.name: each.metadata["kind"].show(value) for each, value in pairs if value is not None}
+
+
+_KINDS = ("files", "http", "dns", "docker", "kubernetes")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Discovery:
+    """One place to look for servers: exactly one of the kinds is not None. `load` puts its name where None was read."""
+
+    name: str = setting(
+        text("name", r"[A-Za-z0-9_-]{1,32}", "1 to 32 letters, digits, `_` or `-` (it is a label value)"),
+        "Value of the label `discovery`.",
+        None,
+        "its kind, such as `dns`",
+    )
+    every: float = setting(duration("1s", "1d"), "Time between two looks.", None, "30s; 5s for files")
+    files: FileSd | None = setting(section(FileSd), "Look into files.", None)
+    http: HttpSd | None = setting(section(HttpSd), "Ask a web server.", None)
+    dns: DnsSd | None = setting(section(DnsSd), "Ask DNS.", None)
+    docker: DockerSd | None = setting(
+        section(DockerSd),
+        "Look among the containers of the engine at `docker.address`. An empty mapping will do.",
+        None,
+    )
+    kubernetes: KubernetesSd | None = setting(
+        section(KubernetesSd), "Ask Kubernetes; needs the extra `kubernetes`. An empty mapping will do.", None
+    )
+    relabel_configs: tuple[Relabel, ...] = setting(
+        listing(section(Relabel)), "Rules on what was found, in Prometheus' words (docs/discovery.md).", []
+    )
+    server: Server = setting(
+        Kind("mapping", _template, _template_shown),
+        "What holds for each server that is found: the keys of `servers[]`, without name, url, container and logs.",
+        {},
+    )
+
+    @property
+    def kind(self) -> str:
+        return next((kind for kind in _KINDS if getattr(self, kind, None) is not None), "")
+
+    def objections(self) -> Iterator[tuple[str, str]]:
+        given = [kind for kind in _KINDS if getattr(self, kind) is not None]
+        if not given:
+            yield "name", f"says not where to look: one of {', '.join(_KINDS)} is needed"
+        for second in given[1:]:
+            yield second, f"cannot be used together with {given[0]}: make it an entry of its own"
+
+
+# --- all of the exporter ---------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -368,30 +462,6 @@ class Logs:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Discover:
-    enabled: bool = setting(
-        SWITCH,
-        "Whether to add the servers that are found among the engine's containers. Needs no `servers`; one that is"
-        " configured as well is taken as configured. The label `ollama-exporter.enable` of a container (true, false)"
-        " overrules `images`; `ollama-exporter.name` and `ollama-exporter.port` say what else would be guessed.",
-        False,
-    )
-    images: tuple[str, ...] = setting(
-        listing(text("pattern", r"[!-~]{1,200}", "the name of an image, with * for any text")),
-        "Images whose containers are servers, with or without their registry; `*` is any text.",
-        ["ollama/ollama", "ollama/ollama:*"],
-        "`ollama/ollama`, `ollama/ollama:*`",
-    )
-    network: str = setting(
-        text("name", r"[A-Za-z0-9][A-Za-z0-9_.-]*", "the name of a Docker network"),
-        "Only containers in this Docker network, at their addresses in it.",
-        None,
-        "any",
-    )
-    every: float = setting(duration("5s", "1h"), "Time between two looks.", "30s")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Docker:
     mode: Mode = setting(_AUTO, "Whether to look at the servers' Docker containers." + _AUTO_HELP, "auto")
     every: float = setting(duration("5s", "5m"), "Time between two looks.", "15s")
@@ -401,7 +471,6 @@ class Docker:
         None,
         "DOCKER_HOST, or unix:///var/run/docker.sock",
     )
-    discover: Discover = setting(section(Discover), "Servers that are found among the containers.", {})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -432,6 +501,11 @@ class Limits:
         "Whether histograms have the label `model`. false: one for all models of a server; panels and alerts that ask"
         " by model then tell of all of them together, without a name.",
         True,
+    )
+    servers: int = setting(
+        whole(1, 100_000),
+        "Servers in the fleet at most, as far as discovery finds them: those configured count and are never left out.",
+        5000,
     )
     inventory: bool = setting(
         SWITCH,
@@ -603,6 +677,9 @@ class Config:
         None,
         "OLLAMA_HOST, or " + DEFAULT_URL,
     )
+    discovery: tuple[Discovery, ...] = setting(
+        listing(section(Discovery)), "Where to look for more servers. With it, `servers` may be left out or empty.", []
+    )
     poll: Poll = setting(section(Poll), "How often to look at servers.", {})
     canary: Canary = setting(
         section(Canary), "A timed tiny generation on models in use; common to all servers that say nothing else.", {}
@@ -620,6 +697,13 @@ class Config:
     web: Web = setting(section(Web), "The exporter's own web server.", {})
     log: Log = setting(section(Log), "The exporter's own log.", {})
     origin: str = ""
+
+    def objections(self) -> Iterator[tuple[str, str]]:
+        names = [each.name or each.kind for each in self.discovery]
+        for place, name in enumerate(names):
+            if name in names[:place]:
+                hint = "" if self.discovery[place].name else ": give it a name"
+                yield f"discovery[{place}].name", f"discovery[{names.index(name)}] is called {seen(name)}, too{hint}"
 
     def effective(self) -> dict[str, Any]:
         """What is in force, in the notation of the file. Secrets are not in it."""

@@ -15,7 +15,7 @@ from exporter.config.targets import Allowed, Target, may_lead_to
 from exporter.connection import Resolve
 from exporter.fleet import Built, Observer
 from exporter.model import Endpoint, Reading, Watch
-from exporter.ollama import network
+from exporter.ollama import open_transport
 from exporter.probing.exchanges import Exchange, Recorder
 from exporter.sources import SOURCES, Surroundings, build
 
@@ -86,7 +86,7 @@ class State:
 
     def _transport(self, endpoint: Endpoint) -> Recorder:
         judge = self._allows if self._judge is not None else None
-        inner = self._around.transport(endpoint) or network(endpoint, allows=judge, resolve=self._resolve)
+        inner = self._around.transport(endpoint) or open_transport(endpoint, allows=judge, resolve=self._resolve)
         recorder = Recorder(inner)
         self._recorders.append(recorder)
         return recorder

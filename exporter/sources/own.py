@@ -11,7 +11,7 @@ import psutil
 
 from exporter import __version__, catalog
 from exporter.meter import Counter, Histogram
-from exporter.model import Reason, Sample
+from exporter.model import REASONS, Sample
 
 
 def _lag() -> Histogram:
@@ -20,25 +20,23 @@ def _lag() -> Histogram:
     return lag
 
 
-LEFT_OUT = ("unreachable", "name_taken", "address_taken")
-DISCOVERY_REASONS: tuple[Reason, ...] = ("timeout", "unavailable", "malformed", "bug")
-
-
-def _failures() -> Counter:
-    failures = Counter(catalog.DISCOVERY_FAILURES)
-    failures.zero(reason=DISCOVERY_REASONS)
-    return failures
+LEFT_OUT = ("unreachable", "invalid", "name_taken", "address_taken", "limit")
 
 
 @dataclass(slots=True)
 class DiscoveryVitals:
-    """What discovery tells of itself. `up` is None before the first look; `left_out` counts containers by reason."""
+    """What one search of discovery tells of itself. `up` is None before the first look; `left_out` counts by reason."""
 
+    name: str
     up: bool | None = None
     succeeded_at: float | None = None
     servers: int = 0
     left_out: Mapping[str, int] = field(default_factory=dict)
-    failures: Counter = field(default_factory=_failures)
+    failures: Counter = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.failures = Counter(catalog.DISCOVERY_FAILURES, discovery=self.name)
+        self.failures.zero(reason=REASONS)
 
 
 PROBE_OUTCOMES = ("success", "failure")
@@ -69,8 +67,8 @@ class ProbeVitals:
 
 @dataclass(slots=True)
 class Vitals:
-    """What the other parts tell of themselves. Written by the composition root, discovery (None: not enabled), the
-    fleet (`lag`), /probe and the web."""
+    """What the other parts tell of themselves. Written by the composition root, discovery (by name), the fleet (`lag`),
+    /probe and the web."""
 
     config_hash: str = ""
     servers: int = 0
@@ -81,7 +79,7 @@ class Vitals:
     page_bytes: int = 0
     page_series: int = 0
     lag: Histogram = field(default_factory=_lag)
-    discovery: DiscoveryVitals | None = None
+    discoveries: Mapping[str, DiscoveryVitals] = field(default_factory=dict)
     probe: ProbeVitals = field(default_factory=ProbeVitals)
 
 
@@ -113,8 +111,8 @@ class OwnSource:
         if vitals.web_config_successful is not None:
             yield catalog.EXPORTER_WEB_CONFIG_OK(float(vitals.web_config_successful))
         yield catalog.EXPORTER_SERVERS(float(vitals.servers))
-        if vitals.discovery is not None:
-            yield from _discovery(vitals.discovery)
+        for discovery in vitals.discoveries.values():
+            yield from _discovery(discovery)
         yield from _probe(vitals.probe)
         yield from vitals.lag.samples()
         if vitals.render_seconds is not None:
@@ -135,12 +133,14 @@ class OwnSource:
 
 def _discovery(vitals: DiscoveryVitals) -> Iterator[Sample]:
     if vitals.up is not None:
-        yield catalog.DISCOVERY_UP(float(vitals.up))
-    if vitals.succeeded_at is not None:
-        yield catalog.DISCOVERY_SUCCESS(vitals.succeeded_at)
-        yield catalog.DISCOVERY_SERVERS(float(vitals.servers))
+        yield catalog.DISCOVERY_UP(float(vitals.up), discovery=vitals.name)
+        yield catalog.DISCOVERY_SERVERS(float(vitals.servers), discovery=vitals.name)
         for reason in LEFT_OUT:
-            yield catalog.DISCOVERY_LEFT_OUT(float(vitals.left_out.get(reason, 0)), reason=reason)
+            yield catalog.DISCOVERY_LEFT_OUT(
+                float(vitals.left_out.get(reason, 0)), discovery=vitals.name, reason=reason
+            )
+    if vitals.succeeded_at is not None:
+        yield catalog.DISCOVERY_SUCCESS(vitals.succeeded_at, discovery=vitals.name)
     yield from vitals.failures.samples()
 
 

@@ -51,6 +51,15 @@ REASONS: Mapping[Reason, str] = {
 }
 
 
+LEFT_OUT: Mapping[str, str] = {
+    "unreachable": "container without an address that we can reach",
+    "invalid": "no URL or no name",
+    "name_taken": "name of another server",
+    "address_taken": "address of another server",
+    "limit": "more than limits.servers",
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Canary:
     """How the last one ended: a word, and what is to be said beside it."""
@@ -94,6 +103,18 @@ class Server:
 
 
 @dataclass(frozen=True, slots=True)
+class Search:
+    """A place in which servers are looked for. `left_out` and `failures`: counts by reason, those that are not 0."""
+
+    name: str
+    level: Level
+    servers: float | None
+    left_out: Mapping[str, float]
+    failures: Mapping[str, float]
+    last_good: str
+
+
+@dataclass(frozen=True, slots=True)
 class Status:
     """How bad it is and why, what there is (the urgent first), and a few words about the exporter itself."""
 
@@ -103,6 +124,7 @@ class Status:
     servers: Sequence[Server]
     readings: Sequence[Reading]
     gaps: Sequence[Gap]
+    searches: Sequence[Search]
     about: Sequence[str]
 
 
@@ -112,7 +134,8 @@ def survey(snapshot: Snapshot, now: float, version: str) -> Status:
     level, headline, lines = _verdict(servers, facts)
     everything = [entry.reading for entry in snapshot.entries.values()]
     readings = sorted((reading for reading in everything if not reading.blind), key=lambda reading: not reading.failure)
-    return Status(level, headline, lines, servers, readings, gaps(everything), _about(facts, now, version))
+    searches = sorted(_searches(facts, now), key=lambda search: search.level == "ok")
+    return Status(level, headline, lines, servers, readings, gaps(everything), searches, _about(facts, now, version))
 
 
 def _urgency(server: Server) -> tuple[int, bool]:
@@ -140,7 +163,7 @@ def _verdict(servers: Sequence[Server], facts: _Facts) -> tuple[Level, str, list
     headline = f"{good} of {_count(len(servers), 'server')} answer{'s' if len(servers) == 1 else ''}"
     levels: set[Level] = {server.level for server in servers} or {"unknown"}
     if not servers:
-        headline = "No server is configured" if configured == 0 else "No server has been looked at yet"
+        headline = "No server is configured or found" if configured == 0 else "No server has been looked at yet"
     elif len(failing) == 1 and len(servers) > 1:
         headline, failing = failing[0], [headline]
     if doubts:
@@ -151,6 +174,10 @@ def _verdict(servers: Sequence[Server], facts: _Facts) -> tuple[Level, str, list
         lines[_LINES_MAX:] = [f"and {len(lines) - _LINES_MAX:,} more"]
     if configured is not None and configured > len(servers) > 0:
         lines.append(f"{_count(int(configured) - len(servers), 'more server')} not looked at yet")
+    blind = [name for name in facts.firsts(catalog.DISCOVERY_UP) if facts.value(catalog.DISCOVERY_UP, name) == 0]
+    if blind:
+        levels.add("warn")
+        lines.append(f"Discovery fails ({', '.join(blind)}): the servers that it found before stay")
     if facts.value(catalog.EXPORTER_RELOAD_OK) == 0:
         levels.add("warn")
         lines.append("The last reload of the configuration failed: the one before it is in force")
@@ -172,6 +199,19 @@ def _about(facts: _Facts, now: float, version: str) -> list[str]:
         f"up {_duration(now - started)}" if started else "",
     ]
     return [word for word in words if word]
+
+
+def _searches(facts: _Facts, now: float) -> Iterator[Search]:
+    for name in facts.firsts(catalog.DISCOVERY_UP):
+        success = facts.value(catalog.DISCOVERY_SUCCESS, name)
+        yield Search(
+            name=name,
+            level="ok" if facts.value(catalog.DISCOVERY_UP, name) == 1 else "warn",
+            servers=facts.value(catalog.DISCOVERY_SERVERS, name),
+            left_out=facts.counts(catalog.DISCOVERY_LEFT_OUT, name),
+            failures=facts.counts(catalog.DISCOVERY_FAILURES, name),
+            last_good="never" if success is None else ago(now - success),
+        )
 
 
 # --- servers and models ----------------------------------------------------------------------------------------------
@@ -202,9 +242,17 @@ class _Facts:
         """The label of an info that has only one beside the server's name."""
         return next((labels[-1] for labels in self.of(family, server)), "")
 
+    def firsts(self, family: Family) -> list[str]:
+        """The values of the first label of a family that is not about servers."""
+        return [labels[0] for labels in self._values[family]]
+
     def first(self, family: Family) -> str:
         """The first label of an info that is not about servers."""
-        return next((labels[0] for labels in self._values[family]), "")
+        return next(iter(self.firsts(family)), "")
+
+    def counts(self, family: Family, first: str) -> dict[str, float]:
+        """By the last label, those that are not 0."""
+        return {labels[-1]: value for labels, value in self._values[family].items() if labels[0] == first and value}
 
 
 def _servers(snapshot: Snapshot, facts: _Facts, now: float) -> Iterator[Server]:

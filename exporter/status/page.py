@@ -12,11 +12,13 @@ from importlib.resources import files
 from exporter.gaps import Gap
 from exporter.model import Reading
 from exporter.status import (
+    LEFT_OUT,
     NAME_MAX,
     REASONS,
     Canary,
     Level,
     Model,
+    Search,
     Server,
     Status,
     ago,
@@ -55,14 +57,14 @@ def render_page(status: Status, now: float, *, refresh: bool = True) -> str:
     lines = _tag("ul", *[_tag("li", line) for line in status.lines]) if status.lines else Markup()
     body = [
         _tag("header", _tag("h1", status.headline), lines, class_=f"verdict {status.level}"),
-        _tag("main", _servers(status, now), _models(status), _sources(status, now), _gaps(status)),
+        _tag("main", _servers(status, now), _models(status), _searches(status), _sources(status, now), _gaps(status)),
         _footer(status, refresh),
     ]
     return "<!doctype html>\n" + _tag("html", _tag("head", *head), _tag("body", *body), lang="en")
 
 
 def _footer(status: Status, refresh: bool) -> Markup:
-    links = [_tag("a", f"/{path}", href=path) for path in ("metrics", "config", "-/healthy", "-/ready")]
+    links = [_tag("a", f"/{path}", href=path) for path in ("metrics", "config", "sd", "-/healthy", "-/ready")]
     pause = _tag("a", "pause", href="?pause") if refresh else _tag("a", "resume", href="?")
     said = f"Refreshes every {REFRESH_SECONDS} s: " if refresh else "Does not refresh: "
     return _tag("footer", _tag("p", " · ".join(status.about)), _tag("p", *links), _tag("p", said, pause))
@@ -144,6 +146,30 @@ def _source(reading: Reading, now: float) -> list[Markup]:
         _text(took(reading.took)),
         _text(", ".join(f"{count:,} × {REASONS[reason]}" for count, reason in failures)),
     ]
+
+
+def _searches(status: Status) -> Markup:
+    """Empty where nobody is looked for."""
+    columns = ("Discovery", "State", "Servers#", "Left out", "Last good look", "Failures so far")
+    rows = [_Row(search.level, _search(search)) for search in status.searches]
+    return _section("Discovery", f"{len(rows):,}", columns, rows, "") if rows else Markup()
+
+
+def _search(search: Search) -> list[Markup]:
+    left_out = [f"{whole(count)} × {LEFT_OUT.get(reason, reason)}" for reason, count in search.left_out.items()]
+    failures = [f"{whole(count)} × {_reason(reason)}" for reason, count in search.failures.items()]
+    return [
+        _name(search.name),
+        _mark(search.level, "ok" if search.level == "ok" else "failed"),
+        _text(whole(search.servers)),
+        _text(", ".join(left_out)),
+        _text(search.last_good),
+        _text(", ".join(failures)),
+    ]
+
+
+def _reason(reason: str) -> str:
+    return next((meaning for known, meaning in REASONS.items() if known == reason), reason)
 
 
 def _gaps(status: Status) -> Markup:

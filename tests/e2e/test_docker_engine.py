@@ -6,6 +6,7 @@ own: nothing here can reach its containers, and nothing needs to, because the en
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import tempfile
@@ -17,9 +18,9 @@ from typing import Any
 
 import pytest
 
-from exporter import catalog
-from exporter.config import Discover, load
-from exporter.discovery import Finder, Found
+from exporter import catalog, discovery
+from exporter.config import load
+from exporter.discovery.targets import Found
 from exporter.model import DockerSettings, Failed, Family, Partial, Sample, Watch
 from exporter.sources.docker import DockerSource
 from tests.e2e import images
@@ -202,29 +203,34 @@ def test_kills_restarts_and_replacement_between_two_looks_are_counted(world: Wor
 
 
 def test_discovery_follows_what_is_run_killed_and_removed(world: World, tmp_path: Path) -> None:
-    found_by = f"enabled: true, images: ['{world.image}']"
-    (tmp_path / "exporter.yml").write_text(f"docker: {{discover: {{{found_by}}}}}")
-    settings: Discover = load(str(tmp_path / "exporter.yml"), {}).docker.discover
+    (tmp_path / "exporter.yml").write_text(f"discovery: [{{docker: {{images: ['{world.image}']}}}}]")
+    (entry,) = load(str(tmp_path / "exporter.yml"), {}).discovery
     world.engine.docker("network", "create", "fleet")
     world.run("one", "-p", "127.0.0.1:2001:11434", "--label", "ollama-exporter.name=primary")
     world.run(
         "two", "--network=fleet", "--label=com.docker.compose.project=llm", "--label=com.docker.compose.service=b"
     )
     world.run("left", "--label", "ollama-exporter.enable=false")
-    finder = Finder(world.engine.host, settings)
+    finder = discovery.finder(entry, world.engine.host)
+
+    def found() -> set[Found]:
+        looked = asyncio.run(discovery.look(finder, entry, ()))
+        assert not looked.seen.troubles
+        return set(looked.answer.found)
+
     try:
         address = world.inspected("two")["NetworkSettings"]["Networks"]["fleet"]["IPAddress"]
         both = {
             Found("primary", "http://127.0.0.1:2001", "one"),
             Found("llm-b", f"http://{address}:11434", "two"),
         }
-        assert set(finder.look(()).found) == both
+        assert found() == both
         world.engine.docker("kill", "two")
-        assert set(finder.look(()).found) == both
+        assert found() == both
         world.engine.docker("rm", "two")
-        assert {one.name for one in finder.look(()).found} == {"primary"}
+        assert {one.name for one in found()} == {"primary"}
     finally:
-        finder.close()
+        asyncio.run(finder.aclose())
         world.engine.docker("rm", "-f", "one")
         world.engine.docker("network", "rm", "fleet")
 
@@ -254,7 +260,7 @@ def test_the_engine_is_restarted_and_nothing_that_was_counted_is_lost(built: tup
 
 
 def test_an_exporter_in_a_container_finds_its_neighbours_by_name(world: World, tmp_path: Path) -> None:
-    settings = f"docker: {{discover: {{enabled: true, every: 5s, images: ['{world.image}']}}}}\ncanary: {{mode: off}}\n"
+    settings = f"discovery: [{{every: 5s, docker: {{images: ['{world.image}']}}}}]\ncanary: {{mode: off}}\n"
     (tmp_path / "exporter.yml").write_text(settings)
     socket = world.engine.host.removeprefix("unix://")
     mounts = ("-v", f"{socket}:/var/run/docker.sock:ro", "-v", f"{tmp_path}:/etc/ollama-exporter:ro")
@@ -276,7 +282,7 @@ def test_an_exporter_in_a_container_finds_its_neighbours_by_name(world: World, t
             'ollama_up{server="gpu1"} 1.0',
             'ollama_server_info{server="gpu1",url="http://gpu1:11434"} 1.0',
             'ollama_container_state{server="gpu1",state="running"} 1.0',
-            'ollama_exporter_discovery_left_out{reason="unreachable"} 1.0',
+            'ollama_exporter_discovery_left_out{discovery="docker",reason="unreachable"} 1.0',
         )
         until(lambda: all(line in page() for line in wanted), f"{wanted} on the page")
         world.engine.docker("kill", "gpu1")

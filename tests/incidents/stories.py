@@ -421,6 +421,19 @@ async def _reloads(world: World) -> None:
     await world.exporter.reload()
 
 
+def finds(text: str) -> Happens:
+    """What is in the file in which discovery looks."""
+
+    async def happens(world: World) -> None:
+        world.find(text)
+
+    return happens
+
+
+async def finds_all(world: World) -> None:
+    world.find()
+
+
 def blocked(seconds: float, every: float) -> Happens:
     """Something holds the exporter's only thread."""
 

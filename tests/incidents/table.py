@@ -56,6 +56,7 @@ _CROWDED = Shape((member("gpu1"), member("gpu2", 0.03, num_parallel=1)))
 _MLLAMA = replace(LLAMA32_3B, name="mllama:latest", family="mllama", digest="", blob="", single_slot_family=True)
 _UNASKED = member("gpu2", NOBODY, seed=2)
 _HOST = Shape(host="gpu1")
+_FOUND = Shape(found=("gpu2",))
 _SELDOM_USED = Shape((member("gpu1"), member("gpu2", 0.02)))
 _SLOW_DISK = Shape((member("gpu1"), member("gpu2", 0.02, (replace(TINYLLAMA, load_seconds=45.0),))))
 _DAYS = {"poll": {"interval": "1m"}, "canary": {"mode": "off"}}
@@ -210,6 +211,15 @@ INCIDENTS = (
     _incident("a-mistake-in-the-configuration", "The exporter is told to reload a file with mistakes, and 20 minutes later one without.",
         Story(s.mistake_in_configuration, 30, 20, 90, over=s.first_configuration),
         "warning OllamaConfigReloadFailed"),
+    _incident("a-list-of-servers-is-broken", "The file in which the exporter looks for servers is half written for 30 minutes.",
+        Story(s.finds('[{"targets": ["gpu2:8'), 30, 30, 90, _FOUND, over=s.finds_all),
+        "warning OllamaDiscoveryFailing racks"),
+    _incident("a-list-of-servers-is-empty", "The file in which the exporter looks for servers names none for 30 minutes.",
+        Story(s.finds("[]"), 30, 30, 90, _FOUND, over=s.finds_all),
+        "warning OllamaDiscoveryEmpty racks"),
+    _incident("two-servers-have-one-name", "The file in which the exporter looks for servers gives gpu2 the name of gpu1, which is configured, for 50 minutes.",
+        Story(s.finds('[{"targets": ["gpu2:80"], "labels": {"server": "gpu1"}}]'), 30, 50, 120, _FOUND, over=s.finds_all),
+        "info OllamaDiscoveryLeavesOut racks name_taken", "warning OllamaDiscoveryEmpty racks"),
     _incident("the-exporter-is-held-up", "Something holds the exporter's only thread for 3 s in every 13 s, for half an hour.",
         Story(s.blocked(3.0, 10.0), 30, 30, 120),
         "warning OllamaExporterLagging"),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -69,7 +70,7 @@ def member(
 class Shape:
     """Who is there, and what is in exporter.yml beside the servers. `host`: whose machine the exporter runs on; none
     of the fleet's when empty. `inside`: the sources that look into the servers' machine; `cards`: its GPUs; `policy`:
-    what is in the policy file."""
+    what is in the policy file. `found`: the servers that are not configured, but in a file in which discovery looks."""
 
     members: tuple[Member, ...] = (member("gpu1"), member("gpu2"))
     config: Mapping[str, Any] = field(default_factory=dict)
@@ -77,6 +78,7 @@ class Shape:
     inside: frozenset[str] = frozenset()
     cards: int = 0
     policy: Mapping[str, Any] = field(default_factory=dict)
+    found: tuple[str, ...] = ()
 
 
 class World:
@@ -104,6 +106,7 @@ class World:
         self._people = httpx.AsyncClient(transport=SimTransport(self.servers), timeout=_PATIENCE)
         self.file = folder / "exporter.yml"
         self.configure()
+        self.find()
 
     # -- what a story does
 
@@ -115,11 +118,20 @@ class World:
 
     def configure(self, *more: Mapping[str, object]) -> None:
         """Write exporter.yml: the servers of the fleet, and `more`."""
-        servers = [*map(self._entry, self.servers), *more]
+        servers = [*(self._entry(name) for name in self.servers if name not in self._shape.found), *more]
         host = {"enabled": bool(self._shape.host), "name": self._shape.host or "none", "models_dir": str(self._folder)}
         off = {source: {"mode": "off"} for source in _FROM_INSIDE if source not in self._shape.inside}
         written = {"servers": servers, "host": host, **off, **self._of_inside(), **self._shape.config}
+        if self._shape.found:
+            written["discovery"] = [{"name": "racks", "files": {"paths": ["racks.json"]}}]
         self.file.write_text(yaml.safe_dump(written), encoding="utf-8")
+
+    def find(self, text: str | None = None) -> None:
+        """Write the file in which discovery looks: those to be found, or this text."""
+        groups = [{"targets": [f"{name}:80"], "labels": {"server": name}} for name in self._shape.found]
+        fresh = self._folder / "fresh"
+        fresh.write_text(json.dumps(groups) if text is None else text, encoding="utf-8")
+        fresh.rename(self._folder / "racks.json")
 
     def _entry(self, name: str) -> dict[str, object]:
         log = {"logs": {"file": str(self.logs[name].path)}} if name in self.logs else {}

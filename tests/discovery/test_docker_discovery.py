@@ -13,12 +13,15 @@ from typing import Any
 import pytest
 
 from exporter import app, catalog, dockerd
-from exporter.config import Config, Discover, Server, load, plan
+from exporter.config import Config, Server, load, plan
+from exporter.config.discovery import DockerSd
 from exporter.config.loading import ConfigError
-from exporter.discovery import Answer, Finder, Found, admitted, place, server_name, wanted
+from exporter.discovery.docker import DockerFinder, place, server_name, wanted
+from exporter.discovery.targets import Answer, Found, Trouble, admitted, answered
 from exporter.dockerd import Container, Here, Network, Published, Row
-from exporter.model import Failed, Lacking, Watch
+from exporter.model import Watch
 from exporter.sources import Surroundings
+from exporter.sources.own import LEFT_OUT, DiscoveryVitals
 from tests.docker_engine import FakeEngine, fake_engine
 
 pytestmark = pytest.mark.anyio
@@ -46,8 +49,10 @@ def configured(folder: Path, text: str) -> Config:
     return load(str(folder / "exporter.yml"), {})
 
 
-def discover(folder: Path, text: str = "") -> Discover:
-    return configured(folder, f"docker: {{discover: {{enabled: true, {text}}}}}").docker.discover
+def docker_sd(folder: Path, text: str = "") -> DockerSd:
+    settings = configured(folder, f"discovery: [{{docker: {{{text}}}}}]").discovery[0].docker
+    assert settings is not None
+    return settings
 
 
 def row(name: str = "ollama", **settings: Any) -> Row:
@@ -86,7 +91,7 @@ def row(name: str = "ollama", **settings: Any) -> Row:
     ],
 )
 def test_the_filters_say_who_is_a_server(folder: Path, found: Row, settings: str, right: bool) -> None:
-    assert wanted(found, discover(folder, settings)) is right
+    assert wanted(found, docker_sd(folder, settings)) is right
 
 
 COMPOSE = {"com.docker.compose.project": "llm", "com.docker.compose.service": "gpu"}
@@ -130,37 +135,37 @@ FLEET = Network("fleet", "172.20.0.5", "172.20.0.1")
 @pytest.mark.parametrize(
     ("found", "here", "network", "url"),
     [
-        (container(published=(Published("", 8080, 11434),), networks=(BRIDGE,)), HOST, "", "http://127.0.0.1:8080"),
-        (container(published=(Published("10.0.0.9", 8080, 11434),)), HOST, "", "http://10.0.0.9:8080"),
-        (container(published=(Published("fd00::1", 8080, 11434),)), HOST, "", "http://[fd00::1]:8080"),
-        (container(published=(Published("", 8080, 80),), networks=(BRIDGE,)), HOST, "", "http://172.17.0.2:11434"),
-        (container(network_mode="host", environment={"OLLAMA_HOST": ":1234"}), HOST, "", "http://127.0.0.1:1234"),
-        (container(networks=(BRIDGE, FLEET)), HOST, "fleet", "http://172.20.0.5:11434"),
+        (container(published=(Published("", 8080, 11434),), networks=(BRIDGE,)), HOST, "", "127.0.0.1:8080"),
+        (container(published=(Published("10.0.0.9", 8080, 11434),)), HOST, "", "10.0.0.9:8080"),
+        (container(published=(Published("fd00::1", 8080, 11434),)), HOST, "", "[fd00::1]:8080"),
+        (container(published=(Published("", 8080, 80),), networks=(BRIDGE,)), HOST, "", "172.17.0.2:11434"),
+        (container(network_mode="host", environment={"OLLAMA_HOST": ":1234"}), HOST, "", "127.0.0.1:1234"),
+        (container(networks=(BRIDGE, FLEET)), HOST, "fleet", "172.20.0.5:11434"),
         (
             container(published=(Published("", 8080, 11434),), networks=(FLEET,)),
             HOST,
             "fleet",
-            "http://172.20.0.5:11434",
+            "172.20.0.5:11434",
         ),
-        (container(networks=(BRIDGE,), labels={"ollama-exporter.port": "80"}), HOST, "", "http://172.17.0.2"),
-        (container(networks=(BRIDGE,), labels={"ollama-exporter.port": "x"}), HOST, "", "http://172.17.0.2:11434"),
+        (container(networks=(BRIDGE,), labels={"ollama-exporter.port": "80"}), HOST, "", "172.17.0.2:80"),
+        (container(networks=(BRIDGE,), labels={"ollama-exporter.port": "x"}), HOST, "", "172.17.0.2:11434"),
         (container(), HOST, "", None),
-        (container(networks=(FLEET,)), inside(FLEET), "", "http://ollama:11434"),
-        (container(networks=(BRIDGE,)), inside(BRIDGE), "", "http://172.17.0.2:11434"),
+        (container(networks=(FLEET,)), inside(FLEET), "", "ollama:11434"),
+        (container(networks=(BRIDGE,)), inside(BRIDGE), "", "172.17.0.2:11434"),
         (container(networks=(BRIDGE, FLEET)), inside(FLEET), "bridge", None),
         (container(networks=(FLEET,)), inside(BRIDGE), "", None),
         (
             container(published=(Published("", 8080, 11434),), networks=(FLEET,)),
             inside(BRIDGE),
             "",
-            "http://172.17.0.1:8080",
+            "172.17.0.1:8080",
         ),
         (container(published=(Published("127.0.0.1", 8080, 11434),)), inside(BRIDGE), "", None),
-        (container(network_mode="host"), inside(BRIDGE), "", "http://172.17.0.1:11434"),
-        (container(network_mode="container:own"), inside(BRIDGE), "", "http://localhost:11434"),
-        (container(published=(Published("", 8080, 11434),)), FAR, "", "http://far.example.com:8080"),
+        (container(network_mode="host"), inside(BRIDGE), "", "172.17.0.1:11434"),
+        (container(network_mode="container:own"), inside(BRIDGE), "", "localhost:11434"),
+        (container(published=(Published("", 8080, 11434),)), FAR, "", "far.example.com:8080"),
         (container(published=(Published("127.0.0.1", 8080, 11434),)), FAR, "", None),
-        (container(network_mode="host"), FAR, "", "http://far.example.com:11434"),
+        (container(network_mode="host"), FAR, "", "far.example.com:11434"),
         (container(networks=(FLEET,)), FAR, "", None),
     ],
 )
@@ -176,35 +181,67 @@ def servers(folder: Path, text: str) -> tuple[Server, ...]:
 
 def test_a_configured_server_wins_over_a_found_one(folder: Path) -> None:
     own = servers(folder, "[{name: a, url: 'http://a:1'}, {name: b, url: 'http://b:1'}]")
-    found = [
+    found = (
         Found("a", "http://x:1", "x"),
         Found("c", "http://b:1", "b"),
         Found("d", "http://d:1", "d"),
         Found("d", "http://e:1", "e"),
         Found("f", "http://d:1", "f"),
-    ]
-    kept, left_out = admitted(own, found)
+    )
+    kept, left_out = admitted(own, {"docker": Answer(found, ("unreachable",))}, 100)["docker"]
     assert kept == (found[2],)
-    assert left_out == ("name_taken", "address_taken", "name_taken", "address_taken")
+    assert left_out == ("unreachable", "name_taken", "address_taken", "name_taken", "address_taken")
+
+
+def test_of_two_discoveries_the_first_wins_and_what_is_beyond_the_limit_is_told(folder: Path) -> None:
+    own = servers(folder, "[{name: a, url: 'http://a:1'}]")
+    first = Answer((Found("b", "http://b:1"), Found("c", "http://c:1")))
+    second = Answer(
+        (Found("b", "http://x:1"), Found("d", "http://c:1"), Found("e", "http://e:1"), Found("f", "http://f:1"))
+    )
+    result = admitted(own, {"first": first, "second": second}, 4)
+    assert result["first"] == (first.found, ())
+    assert result["second"] == ((second.found[2],), ("name_taken", "address_taken", "limit"))
 
 
 # --- one look --------------------------------------------------------------------------------------------------------
 
 
-def test_one_look_finds_those_that_run_and_keeps_those_that_have_ended(engine: FakeEngine, folder: Path) -> None:
+async def seen(finder: DockerFinder, own: tuple[Server, ...] = ()) -> Answer:
+    return answered(await finder.look(own), ())
+
+
+@asynccontextmanager
+async def looking(engine: FakeEngine, folder: Path) -> AsyncIterator[DockerFinder]:
+    finder = DockerFinder(engine.address, docker_sd(folder))
+    try:
+        yield finder
+    finally:
+        await finder.aclose()
+
+
+async def test_one_look_finds_those_that_run_and_keeps_those_that_have_ended(engine: FakeEngine, folder: Path) -> None:
     one = engine.add("one", ports={11434: ("", 2001)})
     engine.add("two", status="exited")
     engine.add("three", image="postgres")
-    finder = Finder(engine.address, discover(folder))
-    try:
+    async with looking(engine, folder) as finder:
         found = Found("one", "http://127.0.0.1:2001", "one")
-        assert finder.look(()) == Answer((found,))
+        assert await seen(finder) == Answer((found,))
         one.status = "exited"
-        assert finder.look(()) == Answer((found,)), "a crash must not take it, and the alert, out of the fleet"
+        assert await seen(finder) == Answer((found,)), "a crash must not take it, and the alert, out of the fleet"
         engine.containers.remove(one)
-        assert finder.look(()) == Answer()
-    finally:
-        finder.close()
+        assert await seen(finder) == Answer()
+
+
+async def test_labels_of_a_container_can_be_asked_by_rules(engine: FakeEngine, folder: Path) -> None:
+    engine.add("one", ports={11434: ("", 2001)}, labels={"com.example.rack-no": "r7"})
+    async with looking(engine, folder) as finder:
+        (target,) = (await finder.look(())).targets
+    assert target.container == "one"
+    assert target.labels["__meta_docker_container_name"] == "/one"
+    assert target.labels["__meta_docker_container_label_com_example_rack_no"] == "r7"
+    assert target.labels["__address__"] == "127.0.0.1:2001"
+    assert target.labels["server"] == "one"
 
 
 @pytest.mark.parametrize(
@@ -212,41 +249,37 @@ def test_one_look_finds_those_that_run_and_keeps_those_that_have_ended(engine: F
     ["{url: 'http://localhost:2001'}", "{url: 'http://172.17.0.2:11434'}", "{url: 'http://x.invalid', container: one}"],
     ids=["published", "its own address", "by name"],
 )
-def test_a_container_of_a_configured_server_is_not_found_again(engine: FakeEngine, folder: Path, server: str) -> None:
+async def test_a_container_of_a_configured_server_is_not_found_again(
+    engine: FakeEngine, folder: Path, server: str
+) -> None:
     engine.add("one", ports={11434: ("", 2001)})
-    finder = Finder(engine.address, discover(folder))
-    try:
-        assert finder.look(servers(folder, f"[{server}]")) == Answer((), ("address_taken",))
-    finally:
-        finder.close()
+    async with looking(engine, folder) as finder:
+        assert await seen(finder, servers(folder, f"[{server}]")) == Answer((), ("address_taken",))
 
 
-def test_a_container_that_cannot_be_reached_is_told(engine: FakeEngine, folder: Path) -> None:
+async def test_a_container_that_cannot_be_reached_is_told(engine: FakeEngine, folder: Path) -> None:
     engine.add("one", networks={}, network_mode="none")
-    finder = Finder(engine.address, discover(folder))
-    try:
-        assert finder.look(()) == Answer((), ("unreachable",))
-    finally:
-        finder.close()
+    async with looking(engine, folder) as finder:
+        assert await seen(finder) == Answer((), ("unreachable",))
 
 
-def test_a_look_that_hangs_is_not_joined_by_the_next(engine: FakeEngine, folder: Path) -> None:
-    finder = Finder(engine.address, discover(folder))
-    assert finder._looking.acquire(blocking=False)
-    with pytest.raises(Failed, match="timeout"):
-        finder.look(())
+async def test_a_look_that_hangs_is_not_joined_by_the_next(engine: FakeEngine, folder: Path) -> None:
+    async with looking(engine, folder) as finder:
+        assert finder._thread._busy.acquire(blocking=False)
+        with pytest.raises(Trouble, match="not come to its end"):
+            await finder.look(())
 
 
-def test_without_a_socket_the_look_says_what_is_missing(folder: Path) -> None:
-    with pytest.raises(Lacking, match="no Docker socket"):
-        Finder(f"unix://{folder}/none.sock", discover(folder)).look(())
+async def test_without_a_socket_the_look_says_what_is_missing(folder: Path) -> None:
+    with pytest.raises(Trouble, match="no Docker socket"):
+        await DockerFinder(f"unix://{folder}/none.sock", docker_sd(folder)).look(())
 
 
 # --- configuration ---------------------------------------------------------------------------------------------------
 
 
 def test_with_discovery_no_server_needs_to_be_configured(folder: Path) -> None:
-    text = "docker: {discover: {enabled: true}}"
+    text = "discovery: [docker: {}]"
     (folder / "exporter.yml").write_text(text)
     assert load(str(folder / "exporter.yml"), {}).servers == ()
     assert [s.url for s in load(str(folder / "exporter.yml"), {"OLLAMA_HOST": "gpu1"}).servers] == ["http://gpu1:11434"]
@@ -255,15 +288,15 @@ def test_with_discovery_no_server_needs_to_be_configured(folder: Path) -> None:
         configured(folder, "servers: []")
 
 
-@pytest.mark.parametrize("wrong", ["docker: 3", "docker: {discover: 3}", "docker: {discover: {enabled: 3}}"])
+@pytest.mark.parametrize("wrong", ["discovery: 3", "discovery: [3]", "discovery: [docker: 3]"])
 def test_a_wrong_section_is_told_beside_other_mistakes(folder: Path, wrong: str) -> None:
     with pytest.raises(ConfigError) as told:
         configured(folder, f"{wrong}\nservers: []")
-    assert len(told.value.mistakes) == 2
+    assert len(told.value.mistakes) == (1 if "[" in wrong else 2)
 
 
 def test_without_discovery_nothing_is_looked_for(folder: Path) -> None:
-    assert not configured(folder, "servers: [{url: 'http://a:1'}]").docker.discover.enabled
+    assert configured(folder, "servers: [{url: 'http://a:1'}]").discovery == ()
 
 
 # --- the fleet -------------------------------------------------------------------------------------------------------
@@ -287,19 +320,20 @@ class Running:
             while not condition():  # noqa: ASYNC110 - what is waited for has no event
                 await asyncio.sleep(0.005)
 
+    @property
+    def vitals(self) -> DiscoveryVitals | None:
+        return self.exporter._vitals.discoveries.get("docker")
+
     async def look(self) -> None:
         """One more look, to its end."""
-        vitals = self.exporter._vitals.discovery
-        assert vitals is not None
         before = self.looks()
-        self.exporter._discovery._wake.set()
+        self.exporter._discovery._searches["docker"]._wake.set()
         await self.until(lambda: self.looks() != before)
 
     def looks(self) -> tuple[Any, ...]:
-        vitals = self.exporter._vitals.discovery
-        if vitals is None:
+        if self.vitals is None:
             return ()
-        return (vitals.succeeded_at, *(sample.value for sample in vitals.failures.samples()))
+        return (self.vitals.succeeded_at, *(sample.value for sample in self.vitals.failures.samples()))
 
 
 @asynccontextmanager
@@ -312,8 +346,7 @@ async def running(folder: Path, text: str) -> AsyncIterator[Running]:
     task = asyncio.create_task(exporter.run())
     it = Running(exporter)
     try:
-        if exporter._vitals.discovery is not None:
-            await it.until(it.looks and (lambda: exporter._vitals.discovery.up is not None))
+        await it.until(exporter._discovery.looked)
         yield it
     finally:
         task.cancel()
@@ -323,7 +356,7 @@ async def running(folder: Path, text: str) -> AsyncIterator[Running]:
 def with_discovery(engine: FakeEngine, more: str = "") -> str:
     return (
         "host: {enabled: false}\ncanary: {mode: off}\n"
-        f"docker: {{address: '{engine.address}', discover: {{enabled: true, every: 1h}}}}\n{more}"
+        f"docker: {{address: '{engine.address}'}}\ndiscovery: [{{every: 1h, docker: {{}}}}]\n{more}"
     )
 
 
@@ -353,11 +386,11 @@ async def test_a_look_that_fails_keeps_the_fleet_and_says_so(
         await it.look()
         await it.look()
         assert it.watches().keys() == {"one"}
-        vitals = it.exporter._vitals.discovery
+        vitals = it.vitals
         assert vitals is not None
         assert vitals.up is False
         assert vitals.failures.total(reason="unavailable") == 2
-        assert [r.message for r in caplog.records].count("discovery: one at http://127.0.0.1:2001") == 1
+        assert [r.message for r in caplog.records].count("discovery docker: one at http://127.0.0.1:2001") == 1
         assert len([r for r in caplog.records if "no Docker socket" in r.message]) == 1, "said once"
         engine.start()
         await it.look()
@@ -370,14 +403,12 @@ async def test_what_discovery_does_is_on_the_page(engine: FakeEngine, folder: Pa
     engine.add("two", networks={}, network_mode="none")
     async with running(folder, with_discovery(engine)) as it:
         await it.until(lambda: it.series(catalog.DISCOVERY_UP))
-        assert it.series(catalog.DISCOVERY_UP) == {(): 1.0}
-        assert it.series(catalog.DISCOVERY_SERVERS) == {(): 1.0}
+        assert it.series(catalog.DISCOVERY_UP) == {("docker",): 1.0}
+        assert it.series(catalog.DISCOVERY_SERVERS) == {("docker",): 1.0}
         assert it.series(catalog.EXPORTER_SERVERS) == {(): 1.0}
-        assert it.series(catalog.DISCOVERY_LEFT_OUT) == {
-            ("unreachable",): 1.0,
-            ("name_taken",): 0.0,
-            ("address_taken",): 0.0,
-        }
+        told = it.series(catalog.DISCOVERY_LEFT_OUT)
+        assert {labels: count for labels, count in told.items() if count} == {("docker", "unreachable"): 1.0}
+        assert {reason for _, reason in told} == set(LEFT_OUT)
         assert it.series(catalog.DISCOVERY_SUCCESS)
         assert set(it.series(catalog.DISCOVERY_FAILURES).values()) == {0.0}
 
@@ -413,7 +444,7 @@ async def test_a_bug_in_discovery_does_not_end_the_exporter(
     monkeypatch.setattr(dockerd, "_row", broken)
     engine.add("one")
     async with running(folder, with_discovery(engine)) as it:
-        vitals = it.exporter._vitals.discovery
+        vitals = it.vitals
         assert vitals is not None
         assert vitals.failures.total(reason="bug") == 1
         assert it.exporter.healthy()
@@ -423,6 +454,7 @@ async def test_a_bug_in_discovery_does_not_end_the_exporter(
 def test_the_plan_of_a_found_server_names_its_container(engine: FakeEngine, folder: Path) -> None:
     from exporter.config import with_found
 
-    config = with_found(configured(folder, "docker: {discover: {enabled: true}}"), [("one", "http://one:11434", "c-1")])
+    found = [("one", "http://one:11434", "c-1", "docker")]
+    config = with_found(configured(folder, "discovery: [docker: {}]"), found)
     settings = {watch.settings.container for watch in plan(config) if watch.source == "docker"}  # type: ignore[union-attr]
     assert settings == {"c-1"}
