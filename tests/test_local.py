@@ -220,6 +220,16 @@ def test_of_the_environment_only_what_matters_is_told(serve: Callable[..., Serve
     }
 
 
+def test_a_runner_is_known_before_it_can_have_loaded(serve: Callable[..., Serve]) -> None:
+    now = [100.0]
+    ollama, here = serve(), Machine(table=Table(clock=lambda: now[0]))
+    place = here.place(ollama.url)
+    assert here.runners(place) == ()
+    pid, _ = map(int, ollama.tell("load").split())
+    now[0] += 0.5
+    assert [runner.pid for runner in here.runners(place)] == [pid]
+
+
 def test_models_are_named_by_the_store_that_the_runner_names(serve: Callable[..., Serve]) -> None:
     ollama, here = serve(), machine()
     manifest(ollama.weights.parent.parent, "registry.ollama.ai/library/tiny/latest", "sha256:0a")

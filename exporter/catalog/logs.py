@@ -32,7 +32,8 @@ LOG_DURATION = Family(
 LOG_GENERATIONS = Family(
     "ollama_log_generations_total", "counter",
     "Answers that a runner finished, by its timing lines in the server's log (0.30 and newer). Those that were cancelled have"
-    " none. model: that of the only runner alive; unknown while several may be, because they share one log without names.",
+    " none, nor have some of those after which the model was unloaded at once: its runner is stopped before it has written"
+    " them. model: that of the only runner alive; unknown while several may be, because they share one log without names.",
     _SM,
 )  # fmt: skip
 LOG_PROMPT_TOKENS = Family(
@@ -54,8 +55,9 @@ LOG_CACHED_TOKENS = Family(
 )  # fmt: skip
 LOG_GENERATED_TOKENS = Family(
     "ollama_log_generated_tokens_total", "counter",
-    "Tokens of finished answers, thinking included (timing lines, 0.30 and newer). The first token of each answer costs no"
-    " generation time: speed is (tokens - generations) / ollama_log_generation_seconds_total.",
+    "Tokens of finished answers, thinking included (timing lines, 0.30 and newer): those that ollama_log_generations_total"
+    " counts. The first token of each answer costs no generation time: speed is (tokens - generations) /"
+    " ollama_log_generation_seconds_total.",
     _SM, "tokens",
 )  # fmt: skip
 LOG_GENERATION_SECONDS = Family(

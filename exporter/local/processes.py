@@ -87,13 +87,15 @@ class Process:
 
 
 class Table:
-    """The processes of Ollama, remembered for a moment: several sources ask for the same at about the same time."""
+    """The processes of Ollama, remembered for a moment: several sources ask for the same at about the same time. It is
+    shorter than a load, so that a runner which is not known yet has no request yet, and shorter than the time between
+    two polls, so that none of them asks a runner that had gone at the poll before."""
 
     def __init__(
         self,
         processes: Callable[[], Iterable[psutil.Process]] = psutil.process_iter,
         clock: Callable[[], float] = time.monotonic,
-        keep: float = 2.0,
+        keep: float = 0.5,
     ) -> None:
         self._list, self._clock, self._keep = processes, clock, keep
         self._lock = threading.Lock()
