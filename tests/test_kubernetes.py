@@ -1,5 +1,5 @@
-"""The Helm chart and the kustomizations: what the real tools make of them, held against Kubernetes' own schemas and against
-what the exporter is.
+"""The Helm chart and the kustomizations: what the real tools make of them, held against Kubernetes' own schemas and
+against what the exporter is.
 
 No cluster was at hand: what one would make of the objects was not seen.
 """
@@ -217,9 +217,8 @@ def test_ports_that_are_asked_for_exist() -> None:
         (pod,) = [pod for pod in pods(made) if pod.get("kind") != "Pod"]
         ports = {port["name"]: port["containerPort"] for each in containers(pod) for port in each["ports"]}
         assert ports["metrics"] == 8082
-        assert {
-            port["targetPort"] for each in objects(made, "Service") for port in each["spec"]["ports"]
-        } <= ports.keys(), name
+        led_to = [port["targetPort"] for each in objects(made, "Service") for port in each["spec"]["ports"]]
+        assert set(led_to) <= ports.keys(), name
         asked = [
             port["port"]
             for each in objects(made, "NetworkPolicy")
