@@ -18,6 +18,10 @@ CHART = ROOT / "charts" / "ollama-exporter"
 KUSTOMIZE = ROOT / "kustomize"
 TOOLS = ROOT / ".cache" / "kubetools"
 
+CUSTOM = json.loads((ROOT / "tests" / "crds.schema.json").read_text("utf-8"))
+"""The schemas of the Prometheus Operator 0.93.0 and of KEDA 2.20.2 (both Apache-2.0) of the kinds in use, out of their
+CustomResourceDefinitions, without descriptions and defaults; what these do not know is forbidden."""
+
 Object = dict[str, Any]
 
 EVERYTHING: Object = {
@@ -204,3 +208,21 @@ def exporters(made: list[Object]) -> list[Object]:
 
 def chosen(selector: Mapping[str, str], of: list[Object]) -> list[Object]:
     return [each for each in of if selector.items() <= labels_of(each).items()]
+
+
+def relabelled(promtool: Path, rules: list[Object], labels: Mapping[str, str], scratch: Path) -> dict[str, str]:
+    """What Prometheus makes of a target with these labels; nothing where it is dropped."""
+    static = {"targets": ["10.0.0.1:8082"], "labels": dict(labels)}
+    job = {"job_name": "any", "static_configs": [static], "relabel_configs": rules}
+    path = scratch / "sd.yml"
+    path.write_text(yaml.safe_dump({"scrape_configs": [job]}))
+    done = subprocess.run(
+        [promtool, "check", "service-discovery", "--timeout=1s", path, "any"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    (target,) = json.loads(done.stdout)
+    found: dict[str, str] = target["labels"] or {}
+    return {name: value for name, value in found.items() if not name.startswith("__")}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import subprocess
 from pathlib import Path
@@ -16,19 +15,19 @@ from jsonschema import Draft7Validator
 from exporter import catalog
 from tests.kube import (
     CHART,
+    CUSTOM,
     ROOT,
     Object,
     one,
     rendered,
 )
 
-KEDA = ROOT / "kubernetes" / "keda"
-CUSTOM = json.loads((ROOT / "tests" / "crds.schema.json").read_text("utf-8"))
+EXAMPLES = ROOT / "autoscaling"
 NEWEST = "1.37"
 
 
 def scaled() -> Object:
-    found: Object = yaml.safe_load((KEDA / "scaledobject.yaml").read_text("utf-8"))
+    found: Object = yaml.safe_load((EXAMPLES / "scaledobject.yaml").read_text("utf-8"))
     return found
 
 
@@ -39,13 +38,13 @@ def question() -> str:
 
 def test_keda_and_kubernetes_know_every_key_of_the_examples() -> None:
     assert list(Draft7Validator(CUSTOM["keda.sh/v1alpha1/ScaledObject"]).iter_errors(scaled())) == []
-    kubernetes_validate.validate(yaml.safe_load((KEDA / "hpa.yaml").read_text("utf-8")), NEWEST, strict=True)
+    kubernetes_validate.validate(yaml.safe_load((EXAMPLES / "hpa.yaml").read_text("utf-8")), NEWEST, strict=True)
 
 
 @pytest.mark.usefixtures("kubetools")
 def test_both_examples_ask_the_same_and_decide_alike() -> None:
-    keda, hpa = scaled()["spec"], yaml.safe_load((KEDA / "hpa.yaml").read_text("utf-8"))["spec"]
-    (rule,) = yaml.safe_load((KEDA / "adapter.yaml").read_text("utf-8"))["rules"]["external"]
+    keda, hpa = scaled()["spec"], yaml.safe_load((EXAMPLES / "hpa.yaml").read_text("utf-8"))["spec"]
+    (rule,) = yaml.safe_load((EXAMPLES / "adapter.yaml").read_text("utf-8"))["rules"]["external"]
     assert rule["metricsQuery"] == question()
     metric = hpa["metrics"][0]["external"]
     assert metric["metric"]["name"] == rule["name"]["as"]
@@ -65,7 +64,7 @@ def test_both_examples_ask_the_same_and_decide_alike() -> None:
 def test_the_examples_ask_only_for_what_is_recorded_or_exported() -> None:
     recorded = yaml.safe_load((ROOT / "alerts/recording.rules.yml").read_text("utf-8"))["groups"]
     known = {rule["record"] for group in recorded for rule in group["rules"]} | {each.name for each in catalog.FAMILIES}
-    (rule,) = yaml.safe_load((KEDA / "adapter.yaml").read_text("utf-8"))["rules"]["external"]
+    (rule,) = yaml.safe_load((EXAMPLES / "adapter.yaml").read_text("utf-8"))["rules"]["external"]
     for query in (question(), rule["metricsQuery"], rule["seriesQuery"]):
         promql_parser.parse(query)
         assert set(re.findall(r"\b(?:\w+:)?ollama_[\w:]+(?=[{\s)]|$)", query)) <= known

@@ -10,6 +10,7 @@ import base64
 import gzip
 import json
 import re
+from pathlib import Path
 from typing import Any, cast
 
 import kubernetes_validate
@@ -23,6 +24,7 @@ from tests.kube import (
     ALL_RULES,
     CASES,
     CHART,
+    CUSTOM,
     EVERYTHING,
     ROOT,
     Object,
@@ -36,12 +38,12 @@ from tests.kube import (
     objects,
     one,
     pods,
+    relabelled,
     rendered,
 )
 
 pytestmark = pytest.mark.usefixtures("kubetools")
 
-CUSTOM = json.loads((ROOT / "tests" / "crds.schema.json").read_text("utf-8"))
 OLDEST, NEWEST = "1.29", "1.37"
 
 
@@ -241,9 +243,29 @@ def test_a_monitor_finds_the_exporters_service_and_no_other() -> None:
             assert labels_of(service)["app.kubernetes.io/component"] == "exporter"
             (endpoint,) = monitor["spec"]["endpoints"]
             assert endpoint["port"] in {port["name"] for port in service["spec"]["ports"]}
-            rules = {each.get("targetLabel"): each for each in endpoint["relabelings"]}
-            assert rules["job"]["replacement"] == "ollama"
-            assert rules["instance"]["sourceLabels"][0] == "__meta_kubernetes_namespace"
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ({}, {"instance": "llm/fleet-ollama-exporter"}),
+        ({"mode": "sidecar"}, {"instance": "llm/ollama-0", "pod": "ollama-0"}),
+    ],
+    ids=["central", "sidecar"],
+)
+def test_an_exporter_is_the_same_to_prometheus_after_a_restart(
+    values: Object, told: Object, tmp_path: Path, promtool: Path
+) -> None:
+    monitor = one(rendered({**values, "serviceMonitor": {"enabled": True}}), "ServiceMonitor")
+    snake = {"sourceLabels": "source_labels", "targetLabel": "target_label"}
+    rules = [{snake.get(k, k): v for k, v in each.items()} for each in monitor["spec"]["endpoints"][0]["relabelings"]]
+    meta = {"namespace": "llm", "service_name": "fleet-ollama-exporter", "pod_name": "ollama-0"}
+    # As the operator labels targets before it comes to these rules.
+    given = {"namespace": "llm", "service": "fleet-ollama-exporter", "pod": "ollama-0", "container": "exporter"}
+    given |= {"job": "fleet-ollama-exporter", "endpoint": "metrics"}
+    labels = {f"__meta_kubernetes_{name}": value for name, value in meta.items()} | given
+    always = {"job": "ollama", "namespace": "llm", "service": "fleet-ollama-exporter", "endpoint": "metrics"}
+    assert relabelled(promtool, rules, labels, tmp_path) == always | told
 
 
 def test_probes_ask_for_pages_that_the_exporter_has() -> None:
