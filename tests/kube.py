@@ -77,6 +77,7 @@ EVERYTHING: Object = {
         "interval": "30s",
         "scrapeTimeout": "20s",
         "tlsConfig": {"insecureSkipVerify": True},
+        "basicAuth": {"username": {"name": "scrape", "key": "user"}, "password": {"name": "scrape", "key": "password"}},
         "authorization": {"credentials": {"name": "tokens.v1", "key": "probe"}},
     },
     "prometheusRule": {

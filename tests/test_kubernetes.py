@@ -10,6 +10,7 @@ import base64
 import gzip
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any, cast
 
@@ -110,6 +111,32 @@ def test_a_mistake_in_the_values_is_refused(values: Object, says: str, version: 
     done = helm(version, "template", "fleet", str(CHART), "-f", "-", stdin=json.dumps(values))
     assert done.returncode != 0
     assert says in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ({}, "One exporter at http://fleet-ollama-exporter.llm.svc:8082/metrics"),
+        (
+            {"webConfig": {"existingSecret": "web", "tls": "server"}},
+            "https://fleet-ollama-exporter.llm.svc:8082/metrics",
+        ),
+        ({"mode": "sidecar"}, "1 Ollama at http://fleet-ollama.llm.svc:11434"),
+        ({"config": {"servers": None}}, "It has no servers"),
+        ({}, "Nothing scrapes it yet"),
+        ({}, "without a registry"),
+    ],
+)
+def test_the_notes_tell_where_to_look_and_what_is_missing(values: Object, says: str, tmp_path: Path) -> None:
+    """Helm shows notes only where it has a cluster: here they are made a template."""
+    chart = shutil.copytree(CHART, tmp_path / "chart", ignore=shutil.ignore_patterns("files"))
+    notes = (CHART / "templates" / "NOTES.txt").read_text("utf-8")
+    (chart / "templates" / "_notes.tpl").write_text(f'{{{{ define "notes" }}}}{notes}{{{{ end }}}}')
+    (chart / "templates" / "notes.yaml").write_text('{kind: Notes, text: {{ include "notes" . | toJson }}}')
+    command = ("template", "fleet", str(chart), "--namespace", "llm", "--show-only", "templates/notes.yaml", "-f", "-")
+    done = helm("helm4", *command, stdin=json.dumps(values))
+    assert done.returncode == 0, done.stderr
+    assert says in yaml.safe_load(done.stdout)["text"]
 
 
 def test_kubernetes_that_cannot_do_sidecars_is_refused() -> None:

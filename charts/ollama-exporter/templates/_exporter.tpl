@@ -55,9 +55,9 @@ volumeMounts:
     mountPath: /etc/ollama-exporter/web
     readOnly: true
   {{- end }}
-  {{- range .Values.secretFiles }}
-  - name: secret-{{ . | replace "." "-" }}
-    mountPath: /etc/ollama-exporter/secrets/{{ . }}
+  {{- range $number, $secret := .Values.secretFiles }}
+  - name: secret-{{ $number }}
+    mountPath: /etc/ollama-exporter/secrets/{{ $secret }}
     readOnly: true
   {{- end }}
 {{- end -}}
@@ -84,10 +84,10 @@ httpGet:
     secretName: {{ .Values.webConfig.existingSecret }}
     defaultMode: 0440
 {{- end }}
-{{- range .Values.secretFiles }}
-- name: secret-{{ . | replace "." "-" }}
+{{- range $number, $secret := .Values.secretFiles }}
+- name: secret-{{ $number }}
   secret:
-    secretName: {{ . }}
+    secretName: {{ $secret }}
     defaultMode: 0440
 {{- end }}
 {{- end -}}
