@@ -92,6 +92,9 @@ def _write_schema(path: Path) -> None:
     path.write_text(json.dumps(schema, indent=2, ensure_ascii=False) + "\n", "utf-8")
 
 
+_TEXTS = ("text", "name", "URL", "url", "unit", "address")
+
+
 def _section(cls: type) -> dict[str, Any]:
     """Keys and sorts of values; what the values must be like is told by `ollama-exporter check`."""
     declared = {each.name: each.metadata["kind"] for each in fields(cls) if "kind" in each.metadata}
@@ -100,13 +103,13 @@ def _section(cls: type) -> dict[str, Any]:
 
 
 def _kind(kind: Kind[Any]) -> dict[str, Any]:
-    if kind.section is not None:
-        below = _section(kind.section)
-        return {"type": "array", "items": below} if kind.many else below
+    below: dict[str, Any] = {} if kind.section is None else _section(kind.section)
     if kind.name.startswith("list of"):
-        return {"type": "array"}
-    if ": " in kind.name:
-        return {"type": ["object", "null"]}
+        return {"type": "array", "items": below}
+    if ": " in kind.name:  # a table, whose keys the operator chooses
+        return {"type": ["object", "null"], "additionalProperties": below}
+    if kind.name == "mapping" and kind.section is not None:
+        return below
     if kind.name == "true \\| false":
         return {"type": "boolean"}
     if " \\| " in kind.name:
@@ -115,7 +118,9 @@ def _kind(kind: Kind[Any]) -> dict[str, Any]:
         return {"enum": words + [word == "on" for word in words if word in ("on", "off")]}
     if kind.name.startswith("whole number"):
         return {"type": "integer"}
-    return {"type": ["string", "number"]} if kind.name.startswith("duration") else {"type": "string"}
+    if kind.name.startswith("duration"):
+        return {"type": ["string", "number"]}
+    return {"type": "string"} if kind.name in _TEXTS or kind.name.startswith("path") else {}
 
 
 # --- the table of values ---------------------------------------------------------------------------------------------
