@@ -18,10 +18,6 @@ CHART = ROOT / "charts" / "ollama-exporter"
 KUSTOMIZE = ROOT / "kustomize"
 TOOLS = ROOT / ".cache" / "kubetools"
 
-CUSTOM = json.loads((ROOT / "tests" / "crds.schema.json").read_text("utf-8"))
-"""The schemas of the Prometheus Operator 0.93.0 and of KEDA 2.20.2 (both Apache-2.0) of the kinds in use, out of their
-CustomResourceDefinitions, without descriptions and defaults; what these do not know is forbidden."""
-
 Object = dict[str, Any]
 
 EVERYTHING: Object = {

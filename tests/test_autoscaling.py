@@ -10,12 +10,11 @@ import kubernetes_validate
 import promql_parser
 import pytest
 import yaml
-from jsonschema import Draft7Validator
 
 from exporter import catalog
+from tests import crds
 from tests.kube import (
     CHART,
-    CUSTOM,
     ROOT,
     Object,
     one,
@@ -36,8 +35,17 @@ def question() -> str:
     return text
 
 
-def test_keda_and_kubernetes_know_every_key_of_the_examples() -> None:
-    assert list(Draft7Validator(CUSTOM["keda.sh/v1alpha1/ScaledObject"]).iter_errors(scaled())) == []
+@pytest.mark.usefixtures("kubetools")
+def test_keda_knows_every_key_of_its_example() -> None:
+    assert crds.mistakes(scaled()) == []
+    wrong = scaled()
+    wrong["spec"]["triggers"][0]["metadataa"] = wrong["spec"]["triggers"][0].pop("metadata")
+    wrong["spec"]["advanced"]["horizontalPodAutoscalerConfig"]["behavior"]["scaleDown"]["policies"] = {}
+    wrong["spec"]["maxReplicaCount"] = "8"
+    assert len(crds.mistakes(wrong)) == 4  # one too many, one missing, two of a wrong type
+
+
+def test_kubernetes_knows_every_key_of_its_example() -> None:
     kubernetes_validate.validate(yaml.safe_load((EXAMPLES / "hpa.yaml").read_text("utf-8")), NEWEST, strict=True)
 
 
