@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -28,3 +29,17 @@ def promtool() -> Path:
             pytest.fail(message)
         pytest.skip(message)
     return Path(found)
+
+
+@pytest.fixture(scope="session")
+def kubetools() -> Path:
+    """Helm, kubectl, and the models of custom resources. Without them: said aloud, and under CI a failure."""
+    root = Path(__file__).resolve().parents[1]
+    found = root / ".cache" / "kubetools"
+    if os.environ.get("CI") == "true":
+        done = subprocess.run([root / "scripts" / "kubetools"], capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            pytest.fail(f"no Helm, no kubectl: {done.stderr}")
+    if not all((found / each).exists() for each in ("helm4", "keda.py")):
+        pytest.skip("NO HELM, NO KUBECTL: run scripts/kubetools. Chart and kustomizations were not tried at all.")
+    return found

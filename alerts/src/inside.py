@@ -32,6 +32,7 @@ def recorded() -> list[Group]:
                     "server:ollama_slots_busy:ratio", f"{_over_models('ollama_runner_slots_busy')}\n/\n({_SLOTS} > 0)"
                 ),
                 record("server:ollama_requests_waiting:ratio", f"sum by ({SERVER}) ({_WAITING})\n/\n({_SLOTS} > 0)"),
+                record("server:ollama_work:ratio", _work()),
                 record("server:ollama_slots_taken:state", _taken()),
                 record("server:ollama_user_requests:increase_5m", _users("5m")),
                 record("server:ollama_user_requests:increase_30m", _users("30m")),
@@ -55,6 +56,13 @@ _SLOTS = f"sum by ({SERVER}) (ollama_runner_slots)"
 
 def _over_models(family: str) -> str:
     return f"sum by ({SERVER}) ({family})"
+
+
+def _work() -> str:
+    """Requests at work and waiting, in servers: 1 is a full one. 0 where nothing is loaded, nothing where it cannot be
+    told. What autoscalers ask: that nobody waits does not say that a server can be spared."""
+    idle = f"0 * ({_over_models('ollama_loaded_models')} == 0)"
+    return f"server:ollama_slots_busy:ratio + server:ollama_requests_waiting:ratio\nor\n{idle}"
 
 
 def _taken() -> str:

@@ -27,6 +27,7 @@ _REMEMBERED = 10.0
 """Seconds. Five sources ask for the same place, every few seconds."""
 _FOREIGN = "add CAP_SYS_ADMIN and CAP_SYS_PTRACE to the exporter"
 _HIDDEN = "run the exporter as the user of Ollama or as root, or add CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH"
+_OWN_PROCESSES = "run the exporter with pid: host, in a pod with shareProcessNamespace: true"
 _PORTS_BY_LOT = 32768
 _NO_DIAG = "load the kernel module tcp_diag"
 _TOLD = re.compile(r"(OLLAMA|LLAMA)_[A-Z0-9_]+|HOME|USERPROFILE|\w+_VISIBLE_DEVICES|GPU_DEVICE_ORDINAL")
@@ -89,7 +90,7 @@ class Machine:
 
     def environment(self, place: Place) -> Mapping[str, str]:
         if place.pid is None:
-            raise Lacking("the process of `ollama serve` is out of sight", "run the exporter with pid: host")
+            raise Lacking("the process of `ollama serve` is out of sight", _OWN_PROCESSES)
         self._check(place)
         try:
             text = (self._proc / str(place.pid) / "environ").read_bytes().decode("utf-8", "replace")

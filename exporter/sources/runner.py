@@ -66,7 +66,7 @@ NAMELESS = Lack(
 )
 NAMELESS_PORTS = Lack(
     "which model a runner holds, what it was started with and what it uses: processes cannot be seen, only ports",
-    "run the exporter with pid: host",
+    "run the exporter with pid: host, in a pod with shareProcessNamespace: true",
 )
 
 
