@@ -1,23 +1,16 @@
 """What the operator wants: `load` reads it or tells every mistake, `plan` says what is to be watched.
 
-`sections.py` declares every setting, `kinds.py` knows how values are read, `document.py` reads YAML, `loading.py` puts
+`sections.py` and the files beside it (`access`, `members`, `places`, `discovery`, `probes`) declare every setting, `kinds.py` knows how values are read, `document.py` reads YAML, `loading.py` puts
 file, environment and flags together, `planning.py` makes watches, `manual.py` the page docs/config.md.
 """
 
+from exporter.config.discovery import Discovery
 from exporter.config.loading import ConfigError, load, with_found
 from exporter.config.manual import config_markdown
+from exporter.config.members import Server
 from exporter.config.planning import plan, plan_probe, probed, without_canary
-from exporter.config.sections import (
-    CONFIG_FILE,
-    DEFAULT_MODULE,
-    FLAGS,
-    SERVERS,
-    Config,
-    Discovery,
-    Module,
-    Server,
-    variable,
-)
+from exporter.config.probes import DEFAULT_MODULE, Module
+from exporter.config.sections import CONFIG_FILE, FLAGS, SERVERS, Config, variable
 
 __all__ = [
     "CONFIG_FILE", "DEFAULT_MODULE", "FLAGS", "SERVERS", "Config", "ConfigError", "Discovery", "Module", "Server",

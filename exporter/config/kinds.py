@@ -1,6 +1,6 @@
 """How settings are declared, read and shown: kinds of values, and a reader that collects every mistake with its path.
 
-Knows no setting by name: `sections.py` declares them. A text that may hold a secret is never quoted in a mistake.
+Knows no setting by name. A text that may hold a secret is never quoted in a mistake.
 """
 
 from __future__ import annotations
@@ -371,3 +371,7 @@ def _default(each: Field[Any]) -> str:
     if default in (None, "", {}):
         return "–"
     return f"`{str(default).lower() if isinstance(default, bool) else default}`"
+
+
+AUTO = choice("auto", "on", "off")
+"""Of a source that needs more than HTTP."""

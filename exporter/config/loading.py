@@ -10,21 +10,11 @@ from pathlib import Path
 
 from exporter.config import document
 from exporter.config.addresses import host_and_port, ollama_host
+from exporter.config.discovery import Discovery
 from exporter.config.kinds import Reader, Wrong, closest, filled, listing, section, seen
-from exporter.config.sections import (
-    CONFIG_FILE,
-    DEFAULT_MODULE,
-    DEFAULT_URL,
-    FLAGS,
-    NAME_MAX,
-    PREFIX,
-    SERVERS,
-    Config,
-    Discovery,
-    Module,
-    Server,
-    variable,
-)
+from exporter.config.members import NAME_MAX, Server
+from exporter.config.probes import DEFAULT_MODULE, Module
+from exporter.config.sections import CONFIG_FILE, DEFAULT_URL, FLAGS, PREFIX, SERVERS, Config, variable
 
 
 class ConfigError(Exception):

@@ -10,7 +10,7 @@ from exporter.config.sections import CONFIG_FILE, FLAGS, SERVERS, Config, variab
 _TOP = f"""\
 # Configuration
 
-<!-- Made from exporter/config/sections.py; change it there. -->
+<!-- Made from the sections in exporter/config/; change it there. -->
 
 Without any configuration the exporter watches `OLLAMA_HOST`, read as Ollama's own client reads it, or
 `http://localhost:11434`, and the machine it runs on; it serves `:8082`.

@@ -7,7 +7,9 @@ from dataclasses import replace
 from typing import Any, Protocol
 
 from exporter.config.addresses import host_and_port
-from exporter.config.sections import Config, Limits, Module, Server, ServerCanary, ServerLogs
+from exporter.config.members import Server, ServerCanary, ServerLogs
+from exporter.config.probes import Module
+from exporter.config.sections import Config, Limits
 from exporter.config.targets import Target
 from exporter.model import (
     ApiSettings,

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from exporter.config import Server
-from exporter.config.discovery import DnsSd
+from exporter.config.places import DnsSd
 from exporter.discovery.targets import ADDRESS, Seen, Target, Trouble, joined
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from functools import partial
 from urllib.parse import urlsplit
 
 from exporter.config import Server
-from exporter.config.discovery import DockerSd
+from exporter.config.places import DockerSd
 from exporter.discovery.targets import ADDRESS, NAME, Seen, Target, Trouble, fitting, joined
 from exporter.discovery.threads import Thread
 from exporter.dockerd import Container, Daemon, Here, Network, Row, answers, shown_image

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from exporter.config import Server
-from exporter.config.discovery import FileSd
+from exporter.config.places import FileSd
 from exporter.discovery import groups
 from exporter.discovery.targets import TARGETS_MAX, Seen, Target, Trouble
 from exporter.discovery.threads import Thread

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 import httpx
 
 from exporter.config import Server
-from exporter.config.sections import HttpSd
+from exporter.config.discovery import HttpSd
 from exporter.discovery import groups
 from exporter.discovery.targets import Seen, Target, Trouble
 from exporter.model import Endpoint

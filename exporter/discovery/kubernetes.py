@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from exporter.config import Server
-from exporter.config.discovery import KubernetesSd
+from exporter.config.places import KubernetesSd
 from exporter.discovery import objects
 from exporter.discovery.groups import BODY_MAX
 from exporter.discovery.targets import ADDRESS, TARGETS_MAX, Seen, Target, Trouble

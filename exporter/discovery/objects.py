@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from exporter.config.discovery import Role
+from exporter.config.places import Role
 from exporter.discovery.targets import ADDRESS, NAME, Target, fitting, joined
 
 _META = "__meta_kubernetes_"

@@ -10,7 +10,7 @@ from typing import Protocol
 from exporter.config import Server
 from exporter.config.addresses import host_and_port, parse_url
 from exporter.config.kinds import Wrong
-from exporter.config.sections import SERVER_NAME
+from exporter.config.members import SERVER_NAME
 from exporter.model import Reason
 from exporter.relabel import Rule, relabelled
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from exporter.config.discovery import DnsSd
+from exporter.config.places import DnsSd
 from exporter.discovery import dns as discovery_dns
 from exporter.discovery.dns import DnsFinder
 from exporter.discovery.targets import Seen, Trouble

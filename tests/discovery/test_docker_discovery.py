@@ -14,8 +14,8 @@ import pytest
 
 from exporter import app, catalog, dockerd
 from exporter.config import Config, Server, load, plan
-from exporter.config.discovery import DockerSd
 from exporter.config.loading import ConfigError
+from exporter.config.places import DockerSd
 from exporter.discovery.docker import DockerFinder, place, server_name, wanted
 from exporter.discovery.targets import Answer, Found, Trouble, admitted, answered
 from exporter.dockerd import Container, Here, Network, Published, Row

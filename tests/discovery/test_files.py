@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from exporter.config.discovery import FileSd
+from exporter.config.places import FileSd
 from exporter.discovery import groups
 from exporter.discovery.files import FileFinder
 from exporter.discovery.targets import Seen, Trouble

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from exporter.config import load
-from exporter.config.discovery import KubernetesSd
+from exporter.config.places import KubernetesSd
 from exporter.discovery import kubernetes as finders
 from exporter.discovery import objects
 from exporter.discovery.kubernetes import KubernetesFinder
