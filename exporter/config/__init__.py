@@ -1,7 +1,8 @@
 """What the operator wants: `load` reads it or tells every mistake, `plan` says what is to be watched.
 
-`sections.py` and the files beside it (`access`, `members`, `places`, `discovery`, `probes`) declare every setting, `kinds.py` knows how values are read, `document.py` reads YAML, `loading.py` puts
-file, environment and flags together, `planning.py` makes watches, `manual.py` the page docs/config.md.
+`sections.py` and its parts (`access`, `members`, `places`, `discovery`, `probes`) declare every setting, `kinds.py`
+knows how values are read, `document.py` reads YAML, `loading.py` puts file, environment and flags together,
+`planning.py` makes watches, `manual.py` the page docs/config.md.
 """
 
 from exporter.config.discovery import Discovery
