@@ -5,13 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import os
-import shutil
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -367,66 +364,3 @@ def test_a_connection_that_comes_too_late_is_closed_by_nobody_else() -> None:
                 await asyncio.sleep(0)
 
     asyncio.run(main())
-
-
-# --- the real one ----------------------------------------------------------------------------------------------------
-
-LLAMA_SERVER, LLAMA_MODEL = os.environ.get("LLAMA_SERVER", ""), os.environ.get("LLAMA_MODEL", "")
-"""A llama-server executable and a GGUF file. Their packages weigh 160 MB, so they are not installed for every run."""
-
-
-@pytest.mark.skipif(
-    not (LLAMA_SERVER and LLAMA_MODEL),
-    reason="set LLAMA_SERVER and LLAMA_MODEL (a llama-server, a GGUF file) to hold the client to a real llama-server",
-)
-def test_a_real_llama_server() -> None:
-    program = shutil.which(LLAMA_SERVER)
-    assert program, f"LLAMA_SERVER={LLAMA_SERVER} is no executable"
-    assert Path(LLAMA_MODEL).is_file(), f"LLAMA_MODEL={LLAMA_MODEL} is no file"
-
-    async def main() -> None:
-        port = free_port()
-        flags = ["-m", LLAMA_MODEL, "--host", "127.0.0.1", "--port", str(port), "-np", "2", "-c", "2048", "--offline"]
-        quiet = asyncio.subprocess.DEVNULL
-        server = await asyncio.create_subprocess_exec(program, *flags, "--metrics", stdout=quiet, stderr=quiet)
-        try:
-            async with asyncio.timeout(90), asking(port) as client:
-                await _until_ready(client)
-                await _real_conversation(client, port)
-        finally:
-            server.kill()
-            await server.wait()
-
-    asyncio.run(main())
-
-
-async def _until_ready(client: Client) -> None:
-    while True:
-        try:
-            if not (await client.health()).loading:
-                return
-        except Unreachable:
-            pass
-        await asyncio.sleep(0.1)
-
-
-async def _real_conversation(client: Client, port: int) -> None:
-    props = await client.props()
-    assert (props.slots, props.has_slots, props.has_metrics) == (2, True, True)
-    idle = await client.slots()
-    assert [(slot.busy, slot.context) for slot in idle.rows] == [(False, props.context)] * 2
-    before = await client.metrics()
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    body = json.dumps({"prompt": "The river", "n_predict": 64, "ignore_eos": True}).encode()
-    writer.write(b"POST /completion HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % len(body))
-    writer.write(body)
-    seen = 0
-    reading = asyncio.create_task(reader.read())
-    while not reading.done():
-        slots = await client.slots()
-        seen = max(seen, sum(slot.decoded or 0 for slot in slots.rows if slot.busy))
-    writer.close()
-    after = await client.metrics()
-    assert 0 < seen <= 64
-    assert (after.generated or 0) - (before.generated or 0) == 64
-    assert after.process == before.process
