@@ -20,6 +20,7 @@ from exporter.discovery import Discovery
 from exporter.exposition import encode
 from exporter.fleet import Fleet
 from exporter.logs import set_up as set_up_logging
+from exporter.loop import Loop
 from exporter.model import Secret, Snapshot
 from exporter.sources import SOURCES, Surroundings, build
 from exporter.store import Store
@@ -229,7 +230,7 @@ def _signals(exporter: Exporter) -> Iterator[asyncio.Event]:
 
 def _complete(main: Coroutine[None, None, int]) -> int:
     """Run to the end, and then end: a thread that hangs in a system call (a dead network disk) must not hold us up."""
-    runner = asyncio.Runner()
+    runner = asyncio.Runner(loop_factory=Loop)
     code = 1
     try:
         code = runner.run(main)

@@ -16,8 +16,10 @@ import re
 import socket
 import time
 from collections.abc import Awaitable, Callable, Generator, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Protocol, cast
+from functools import partial
+from typing import Protocol, TypeVar, cast
 
 import h11
 import uvicorn
@@ -43,6 +45,9 @@ _PLAIN = "text/plain; charset=utf-8"
 _LARGE_BYTES = 256 * 1024  # from here on, compressing takes more than the event loop should give
 _FAST = 1  # gzip level: a fifth of the time of level 9, and the text still shrinks to a few percent
 
+_PAGES = ThreadPoolExecutor(2, "page")
+"""Pages are not made where sources look at things that may hang, or a scrape would wait for a dead disk."""
+
 _BACKLOG = 128
 _CONNECTIONS_MAX = 256
 _CONNECTIONS_PER_ADDRESS = 64  # one client alone cannot take them all
@@ -50,6 +55,8 @@ _KEEP_ALIVE_SECONDS = 75  # longer than the usual scrape interval
 _REQUEST_SECONDS = 10.0
 _UNREAD_SECONDS = 30
 _GRACE_SECONDS = 0.3
+
+_T = TypeVar("_T")
 
 _log = logging.getLogger(__name__)
 
@@ -85,7 +92,8 @@ def create_app(operator: Operator, now: Callable[[], float] = time.time) -> Star
     metrics = _Metrics(operator)
 
     async def show_status(request: Request) -> Response:
-        text = await asyncio.to_thread(_status_page, operator, now(), refresh="pause" not in request.query_params)
+        refresh = "pause" not in request.query_params
+        text = await _in_thread(partial(_status_page, operator, now(), refresh=refresh))
         return _respond(text.encode("utf-8", "replace"), "text/html; charset=utf-8", page.HEADERS)
 
     async def tell_health(_: Request) -> Response:
@@ -198,7 +206,11 @@ class _Metrics:
 async def _gzip(body: bytes) -> bytes:
     if len(body) < _LARGE_BYTES:
         return gzip.compress(body, _FAST, mtime=0)
-    return await asyncio.to_thread(gzip.compress, body, _FAST, mtime=0)
+    return await _in_thread(partial(gzip.compress, body, _FAST, mtime=0))
+
+
+async def _in_thread(make: Callable[[], _T]) -> _T:
+    return await asyncio.get_running_loop().run_in_executor(_PAGES, make)
 
 
 # --- content negotiation (RFC 9110, 12.5) ----------------------------------------------------------------------------
