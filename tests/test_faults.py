@@ -29,7 +29,7 @@ from exporter.exposition import encode, render
 from exporter.fleet import Fleet, Observer
 from exporter.meter import Histogram
 from exporter.model import ApiSettings, Endpoint, Family, PinnedFile, Reading, Reason, Watch
-from exporter.ollama import BODY_MAX
+from exporter.ollama import BODY_MAX, ROWS_MAX
 from exporter.sources import SOURCES, Surroundings, build
 from exporter.store import Store
 from tests.faults import (
@@ -559,8 +559,8 @@ async def test_a_model_listed_twice_is_one_series_and_counted(twin: str) -> None
     assert page.value(catalog.REJECTED_VALUES) == 1
 
 
-async def test_a_hundred_thousand_models_below_the_cap_are_counted_summed_and_few_are_shown() -> None:
-    rows = ",".join(f'{{"name":"m{n:06}","size":2}}' for n in range(100_000))
+async def test_as_many_models_as_may_be_are_counted_summed_and_few_are_shown() -> None:
+    rows = ",".join(f'{{"name":"m{n:06}","size":2}}' for n in range(ROWS_MAX))
     body = f'{{"models":[{rows}]}}'.encode()
     assert len(body) < BODY_MAX
     async with healthy(ps=[answer(body)], tags=[answer(body)]) as wire, line(wire.url, timeout=30.0) as it:
@@ -572,11 +572,39 @@ async def test_a_hundred_thousand_models_below_the_cap_are_counted_summed_and_fe
         (catalog.LOADED_MODELS, catalog.LOADED_SIZE),
         (catalog.INSTALLED_MODELS, catalog.INSTALLED_SIZE),
     ):
-        assert page.value(count) == 100_000
-        assert page.value(size, model="other") == 2 * (100_000 - 200)
+        assert page.value(count) == ROWS_MAX
+        assert page.value(size, model="other") == 2 * (ROWS_MAX - 200)
         assert page.value(size, model="m000199:latest") == 2
         assert page.value(size, model="m000200:latest") is None
-    assert page.value(catalog.EXPORTER_DROPPED) == 2 * (100_000 - 200)
+    assert page.value(catalog.EXPORTER_DROPPED) == 2 * (ROWS_MAX - 200)
+
+
+@pytest.mark.parametrize("path", ["ps", "tags"])
+async def test_a_model_more_is_too_large(path: str) -> None:
+    body = b'{"models":[' + b",".join(b'{"name":"%d"}' % n for n in range(ROWS_MAX + 1)) + b"]}"
+    async with healthy(**{path: [answer(body)]}) as wire, line(wire.url, timeout=30.0) as it:
+        reading = await it.poll()
+    assert reading.failure == "too_large"
+    assert it.page().state() == {"ps": "stalled", "tags": "ok"}[path]
+
+
+async def test_an_answer_for_which_there_is_no_memory_is_too_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with healthy(**well()) as wire, line(wire.url) as it:
+        await it.poll()
+        before = it.page()
+        wire.routes["/api/ps"] = [json_answer({"models": []})]
+        loads = json.loads
+
+        def give_up(text: str, **how: Any) -> Any:
+            if "models" in text:
+                raise MemoryError
+            return loads(text, **how)
+
+        monkeypatch.setattr("exporter.ollama.json.loads", give_up)
+        reading = await it.poll()
+    assert reading.failure == "too_large"
+    assert it.page().state() == "stalled"
+    assert_counters_kept(before, it.page())
 
 
 async def test_a_hundred_thousand_models_above_the_cap_are_too_large() -> None:
