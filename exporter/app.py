@@ -22,6 +22,7 @@ from exporter.fleet import Fleet
 from exporter.logs import set_up as set_up_logging
 from exporter.loop import Loop
 from exporter.model import Secret, Snapshot
+from exporter.probing import Probing, Question, Refusal, Seen
 from exporter.sources import SOURCES, Surroundings, build
 from exporter.store import Store
 from exporter.webauth import Door
@@ -58,12 +59,14 @@ class Exporter:
             now=self._around.now,
         )
         self._discovery = Discovery(self._plan, self._vitals, self._around.now)
+        self._probing = Probing(self._around)
         self._adopt(config)
 
     async def run(self) -> None:
         """Watch the fleet until cancelled."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._discovery.run(), name="discovery")
+            group.create_task(self._probing.run(), name="probing")
             await self._fleet.run()
 
     def snapshot(self) -> Snapshot:
@@ -91,6 +94,12 @@ class Exporter:
         log.info("configuration reloaded: %d servers", len(config.servers))
         return ()
 
+    async def probe(self, question: Question) -> Seen:
+        """Configured servers are known here by their names, those that were found as well."""
+        if not self._config.probe.enabled:
+            raise Refusal("not_allowed", "/probe is switched off (probe.enabled)", 404)
+        return await self._probing.probe(self._joined, question)
+
     def rendered(self, seconds: float, size: int) -> None:
         self._vitals.render_seconds, self._vitals.page_bytes = seconds, size
         self._vitals.page_series = sum(entry.series for entry in self._store.snapshot.entries.values())
@@ -110,7 +119,7 @@ class Exporter:
 
     def _plan(self) -> None:
         """Watch those that are configured and those that were found."""
-        fleet = self._discovery.joined(self._config)
+        fleet = self._joined = self._discovery.joined(self._config)
         watches = plan(fleet)
         self._store.plan(watches)
         self._fleet.apply(watches)

@@ -47,6 +47,7 @@ def plan_text(config: Config, here: Reading) -> str:
         _head(config),
         _servers(config.servers),
         _sources(config, watches, here),
+        _probe(config),
         series_text(watches, here, switches),
     ]
     return "\n\n".join(parts) + "\n"
@@ -104,6 +105,30 @@ def _credentials(server: Server) -> str:
         if given and server.url.startswith("http:") and not _is_here(server)
         else given or "none"
     )
+
+
+# --- /probe ----------------------------------------------------------------------------------------------------------
+
+
+def _probe(config: Config) -> str:
+    probe = config.probe
+    if not probe.enabled:
+        return "/probe: off"
+    allowed = ", ".join(map(str, probe.allow)) or "no other target"
+    ports = f" on ports {', '.join(map(str, probe.ports))}" if probe.allow else ""
+    token = "with a token" if config.web.tokens.probe_file else "WITHOUT A TOKEN" if probe.allow else "no token"
+    rows = [
+        (
+            name,
+            ", ".join(map(str, module.targets)) or "all that are allowed",
+            duration_text(module.timeout),
+            f"{module.canary.mode}; every {duration_text(module.canary.every)}" if module.canary.wanted else "off",
+            ", ".join(module.credentials) or "none",
+        )
+        for name, module in probe.modules
+    ]
+    head = f"/probe: configured servers, {allowed}{ports}; {token}; {probe.concurrency} at the same time"
+    return f"{head}\n{_table(('module', 'targets', 'timeout', 'canary', 'credentials'), rows)}"
 
 
 # --- what can be seen ------------------------------------------------------------------------------------------------

@@ -38,7 +38,7 @@ class Transport(httpx.AsyncBaseTransport):
     How long an answer may take is up to the caller (cancelling closes the connection); of the request's own limits only
     that of connecting is kept. `tls` is for https. `allows` judges every address of the server's name before one of
     them is connected to, and what was judged is what is connected to: another answer of DNS a moment later changes
-    nothing.
+    nothing. The extension `address` of an answer says where it came from.
     """
 
     def __init__(
@@ -63,7 +63,9 @@ class Transport(httpx.AsyncBaseTransport):
         except BaseException:
             self._drop(connection)
             raise
-        return httpx.Response(connection.status, headers=connection.headers, stream=_Body(connection, self._give_back))
+        body = _Body(connection, self._give_back)
+        about = {"address": connection.address}
+        return httpx.Response(connection.status, headers=connection.headers, stream=body, extensions=about)
 
     async def aclose(self) -> None:
         for connection in tuple(self._open):
@@ -140,7 +142,7 @@ class _Connection(asyncio.Protocol):
     """One request after another. An answer's `status` and `headers` hold until the next is asked for."""
 
     def __init__(self) -> None:
-        self.status = 0
+        self.status, self.address = 0, ""
         self.headers: list[tuple[bytes, bytes]] = []
         self.on_lost: Callable[[_Connection], None] | None = None
         self._carrier: asyncio.Transport | None = None
@@ -210,6 +212,8 @@ class _Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._carrier = transport  # type: ignore[assignment]  # a stream's, as create_connection promises
+        host, port, *_ = transport.get_extra_info("peername", ("", 0))
+        self.address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
     def data_received(self, data: bytes) -> None:
         self._heard = True

@@ -76,7 +76,7 @@ class Fleet:
 
     async def _watch(self, watch: Watch, due: float) -> None:
         loop = asyncio.get_running_loop()
-        source = _Built(partial(self._build, watch))
+        source = Built(partial(self._build, watch))
         observer = Observer(watch, source, self._reasons(watch), self._now)
         try:
             # A source that swallows the cancellation must not keep a loop alive that no plan wants any more.
@@ -104,7 +104,7 @@ class Fleet:
             self._publish(observer.retract(reading))
 
 
-class _Built:
+class Built:
     """A source that is built when it is first looked through, and again while that fails: a certificate that has gone
     from the disk since the configuration was read must not end the fleet."""
 

@@ -19,6 +19,7 @@ from exporter.sources.docker import STATES as CONTAINER_STATES
 from exporter.sources.gpu import CAUSES, THROTTLING
 from exporter.sources.logs import KNOWN_STATUSES, SETTINGS
 from exporter.sources.native import WHY
+from exporter.sources.own import PROBE_OUTCOMES, PROBE_REFUSALS
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +51,7 @@ _VOCABULARIES: Mapping[str, Mapping[str, int]] = {
     "logs": {"status": len(KNOWN_STATUSES), "kind": len(ollamalog.OCCURRENCES), "setting": len(SETTINGS)},
     "docker": {"state": len(CONTAINER_STATES), "health": len(HEALTH)},
     "audit": {"problem": len(PROBLEMS), "rule": len(fields(Policy)), "variable": IGNORED_MAX},
+    "exporter": {"outcome": len(PROBE_OUTCOMES), "reason": len(PROBE_REFUSALS)},
     "gpu": {"reason": len(THROTTLING), "cause": len(CAUSES), "error": 2},
 }
 """Values of a label, where it has a fixed set of them; one of any other."""

@@ -1,7 +1,7 @@
 """The HTTP surface: routes, content negotiation, and the server that carries them.
 
-Nothing here asks a target anything: every page shows the current snapshot. What a page says lives in `exposition.py`
-and `status`.
+Nothing here asks a target anything: every page shows the current snapshot, and /probe leaves its look to `probing`.
+What a page says lives in `exposition.py` and `status`.
 """
 
 from __future__ import annotations
@@ -33,6 +33,8 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from exporter import exposition, status
 from exporter.model import Snapshot
+from exporter.probing import Question, Refusal, Seen
+from exporter.probing.report import report
 from exporter.status import page
 from exporter.webconfig import Watched
 
@@ -81,6 +83,9 @@ class Operator(Protocol):
     async def reload(self) -> tuple[str, ...]:
         """Read the configuration anew. The operator's mistakes; none means that it is in force."""
 
+    async def probe(self, question: Question) -> Seen:
+        """One look at a target that somebody names. Raises Refusal."""
+
     def rendered(self, seconds: float, size: int) -> None:
         """The last render of /metrics took this long and gave this many bytes before compression."""
 
@@ -115,6 +120,19 @@ def create_app(operator: Operator, now: Callable[[], float] = time.time) -> Star
             return _say("\n".join(" ".join(mistake.splitlines()) for mistake in mistakes), 400)
         return _say("reloaded")
 
+    async def probe(request: Request) -> Response:
+        query = request.query_params
+        timeout = request.headers.get("x-prometheus-scrape-timeout-seconds", "")
+        question = Question(tuple(query.getlist("target")), tuple(query.getlist("module")), timeout)
+        try:
+            seen = await operator.probe(question)
+        except Refusal as refusal:
+            return _say(str(refusal), refusal.code)
+        if query.get("debug", "").lower() in ("true", "1"):
+            return _say(report(seen))
+        form = _form(request)
+        return form.dressed(await form.packed(exposition.render(seen.snapshot, form.openmetrics)))
+
     pages: dict[str, _Endpoint] = {
         "/": show_status,
         "/metrics": metrics.show,
@@ -122,6 +140,7 @@ def create_app(operator: Operator, now: Callable[[], float] = time.time) -> Star
         "/-/healthy": tell_health,
         "/-/ready": tell_readiness,
         "/config": show_config,
+        "/probe": probe,
     }
     routes = [Route(path, _guarded(endpoint), methods=["GET"]) for path, endpoint in pages.items()]
     routes.append(Route("/-/reload", _guarded(reload), methods=["POST"]))
@@ -177,30 +196,49 @@ class _Metrics:
         self._bodies: dict[tuple[bool, bool], bytes] = {}
 
     async def show(self, request: Request) -> Response:
-        content_type = _content_type(",".join(request.headers.getlist("accept")))
-        compressed = _accepts_gzip(",".join(request.headers.getlist("accept-encoding")))
-        headers = {"Vary": "Accept, Accept-Encoding"}
-        if compressed:
-            headers["Content-Encoding"] = "gzip"
-        body = await self._body(content_type.startswith(OPENMETRICS), compressed)
-        return _respond(body, content_type, headers)
+        form = _form(request)
+        return form.dressed(await self._body(form))
 
-    async def _body(self, openmetrics: bool, compressed: bool) -> bytes:
+    async def _body(self, form: _Form) -> bytes:
         async with self._making:
             snapshot = self._operator.snapshot()
             if snapshot is not self._snapshot:
                 self._snapshot, self._bodies = snapshot, {}
-            form = openmetrics, compressed
-            if form not in self._bodies:
-                body = self._render(snapshot, openmetrics)
-                self._bodies[form] = await _gzip(body) if compressed else body
-            return self._bodies[form]
+            kind = form.openmetrics, form.compressed
+            if kind not in self._bodies:
+                self._bodies[kind] = await form.packed(self._render(snapshot, form.openmetrics))
+            return self._bodies[kind]
 
     def _render(self, snapshot: Snapshot, openmetrics: bool) -> bytes:
         started = time.perf_counter()
         body = exposition.render(snapshot, openmetrics)
         self._operator.rendered(time.perf_counter() - started, len(body))
         return body
+
+
+@dataclass(frozen=True, slots=True)
+class _Form:
+    """How a page of metrics goes out."""
+
+    content_type: str
+    compressed: bool
+
+    @property
+    def openmetrics(self) -> bool:
+        return self.content_type.startswith(OPENMETRICS)
+
+    async def packed(self, page: bytes) -> bytes:
+        return await _gzip(page) if self.compressed else page
+
+    def dressed(self, body: bytes) -> Response:
+        headers = {"Vary": "Accept, Accept-Encoding"} | ({"Content-Encoding": "gzip"} if self.compressed else {})
+        return _respond(body, self.content_type, headers)
+
+
+def _form(request: Request) -> _Form:
+    """The one that the client wants most."""
+    content_type = _content_type(",".join(request.headers.getlist("accept")))
+    return _Form(content_type, _accepts_gzip(",".join(request.headers.getlist("accept-encoding"))))
 
 
 async def _gzip(body: bytes) -> bytes:

@@ -24,6 +24,7 @@ from exporter.sources.canary import OUTCOMES, SKIPS
 from exporter.sources.docker import HEALTH
 from exporter.sources.gpu import CAUSES, THROTTLING
 from exporter.sources.logs import KNOWN_STATUSES
+from exporter.sources.own import PROBE_REFUSALS
 
 ROOT = Path(__file__).resolve().parents[1]
 ALERTS = ROOT / "alerts"
@@ -204,7 +205,7 @@ _LEVELS = {
 }
 _VOCABULARIES = {
     "outcome": set(OUTCOMES),
-    "reason": {*SKIPS, *(reason for reason, _ in THROTTLING)},
+    "reason": {*SKIPS, *PROBE_REFUSALS, *(reason for reason, _ in THROTTLING)},
     "state": set(STATES),
     "source": set(SOURCES),
     "process": {"serve", "runner"},

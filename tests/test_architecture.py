@@ -32,7 +32,7 @@ ROWS: tuple[frozenset[str], ...] = (
         }
     ),
     frozenset({"fleet", "exposition", "series", "discovery", "gaps", "webconfig"}),
-    frozenset({"webauth"}),
+    frozenset({"webauth", "probing"}),
     frozenset({"web", "status", "check"}),
     frozenset({"demo"}),
     frozenset({"app"}),
@@ -53,7 +53,7 @@ SIDEWAYS = {
 }
 LIBRARIES = {
     "prometheus_client": {"exposition", "native"},
-    "httpx": {"ollama", "connection", "sources/__init__", "simulator/transport"},
+    "httpx": {"ollama", "connection", "sources/__init__", "probing/exchanges", "simulator/transport"},
     "h11": {"llama", "web"},
     "httptools": {"connection"},
     "psutil": {"local/processes", "sources/host", "sources/own"},

@@ -15,7 +15,7 @@ BASE_UNITS = {"seconds", "bytes", "tokens", "watts", "joules", "celsius", ""}
 TARGET_LABELS = frozenset(
     {"cluster", "region", "zone", "env", "owner", "customer", "stage", "instance", "job", "endpoint", "type"}
 )
-PREFIXES = ("ollama_", "process_", "http_requests_total")  # the last one as a server calls it itself
+PREFIXES = ("ollama_", "process_", "probe_", "http_requests_total")  # the last one as a server calls it itself
 
 each_family = pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
 
@@ -98,6 +98,8 @@ def test_the_vantage_point_is_in_the_name() -> None:
             assert family.labels[0] == "host"
         elif family.name.startswith(("ollama_exporter_", "process_")):
             assert "model" not in family.labels
+        elif family.name.startswith("probe_"):
+            assert family.labels == ()
         else:
             assert family.labels[0] == "server"
 

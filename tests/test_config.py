@@ -557,8 +557,8 @@ MISTAKES: dict[str, tuple[str, list[str]]] = {
     "line breaks in keys": (
         '"a\\nb: c": 1',
         [
-            "a?b: c: unknown key; known are audit, canary, docker, gpu, host, limits, log, logs, native, poll, runner,"
-            " servers, sockets, web"
+            "a?b: c: unknown key; known are audit, canary, docker, gpu, host, limits, log, logs, native, poll, probe,"
+            " runner, servers, sockets, web"
         ],
     ),
 }

@@ -378,9 +378,12 @@ async def test_an_unknown_authority_ends_it(authority: Authority) -> None:
     assert translate(caught.value).reason == "tls"
 
 
-async def test_tls_on_a_plain_port_is_a_tls_error(authority: Authority) -> None:
+@pytest.mark.parametrize(
+    "greeting", [[b"HTTP/1.1 400 Bad Request\r\n\r\n"], [CLOSE], [RESET]], ids=["http", "closed", "reset"]
+)
+async def test_tls_on_a_plain_port_is_a_tls_error(greeting: Script, authority: Authority) -> None:
     async with (
-        Wire({}, on_accept=[b"HTTP/1.1 400 Bad Request\r\n\r\n", CLOSE]) as wire,
+        Wire({}, on_accept=greeting) as wire,
         opened(Transport(trusting(authority))) as it,
     ):
         with pytest.raises(httpx.ConnectError) as caught:

@@ -649,7 +649,8 @@ def test_every_selector_carries_the_variables() -> None:
                 assert all(f'{one}=~"${one}|' in matchers for one in wanted_of_alerts), name
                 continue
             wanted = {"job", *({"server", "host", "model", "gpu"} & set(metric.labels))}
-            if isinstance(metric, Family) and not {"server", "host"} & set(metric.labels):
+            of_exporter = isinstance(metric, Family) and metric not in names.OF_TARGETS
+            if of_exporter and not {"server", "host"} & set(metric.labels):
                 wanted.add("instance")
             if name.startswith("annotation"):
                 wanted -= {"host", "model", "gpu"}

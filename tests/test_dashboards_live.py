@@ -39,6 +39,7 @@ _NO_OLLAMA = "the simulated servers live in this one process: no process of Olla
 _NO_FAILURE = "the first server of the demo to fail does so in its eighth minute"
 _NO_CONTAINER = "the simulated servers live in no container"
 _NO_DISCOVERY = "the demo looks for no servers among containers"
+_NO_PROBES = "nobody asks the demo's /probe"
 _NO_DRAFT = "no model of the demo drafts tokens"
 _WELL_SET = "the simulated servers have no variable that is ignored or unreadable"
 _NO_POLICY = "there is no policy in the demo"
@@ -66,6 +67,9 @@ EMPTY: dict[str, str] = {
     "Last good look": _NO_DISCOVERY,
     "Containers left out": _NO_DISCOVERY,
     "Looks of discovery that failed": _NO_DISCOVERY,
+    "Targets not seen": _NO_PROBES,
+    "Time of a probe, of the time it has": _NO_PROBES,
+    "Probes refused, by reason": _NO_PROBES,
     "Drafted tokens that held": _NO_DRAFT,
     "Variables that do nothing": _WELL_SET,
     "Values that cannot be read": _WELL_SET,

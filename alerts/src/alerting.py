@@ -579,6 +579,12 @@ EXPORTER = (
         """,
     ),
     Alert(
+        "OllamaProbesRefused", TICKET, "ollama-exporter", OF_EXPORTER, "10m",
+        "An exporter refuses to probe what it is asked for.",
+        "{{ $labels.instance }} refused {{ printf \"%.0f\" $value }} probes in 10 minutes ({{ $labels.reason }}): nobody watches these targets.",
+        "sum by (job, instance, reason) (increase(ollama_exporter_probes_refused_total[10m])) > 0.5",
+    ),
+    Alert(
         "Watchdog", "none", "ollama-overview", (), "0m",
         "Alerting works from Prometheus to here.",
         "This alert always fires. Send it to a service that raises the alarm when it stops coming.",

@@ -462,6 +462,13 @@ META = (
          (series("ollama_exporter_loop_lag_seconds_count", EXPORTER, count((20, 90))),
           series("ollama_exporter_loop_lag_seconds_bucket", {**EXPORTER, "le": "1.0"}, count((20, 20), (18, 30), (20, 40)))), (20, 30, 60),
          ((45, told(EXPORTER, "10% of the polls of exporter:8082 started more than a second late in 10 minutes.")),)),
+    Case("OllamaProbesRefused", "a target that is not on the list is asked for every minute, for 30 minutes",
+         (series("ollama_exporter_probes_refused_total", {**EXPORTER, "reason": "not_allowed"}, count((0, 20), (1, 30), (0, 30))),
+          series("ollama_exporter_probes_refused_total", {**EXPORTER, "reason": "too_many"}, count((0, 80)))), (20, 29, 65),
+         ((40, (Says({**EXPORTER, "reason": "not_allowed"},
+                     "exporter:8082 refused 10 probes in 10 minutes (not_allowed): nobody watches these targets."),)),)),
+    Case("OllamaProbesRefused", "somebody mistyped a target once",
+         (series("ollama_exporter_probes_refused_total", {**EXPORTER, "reason": "missing"}, count((0, 20), (1, 1), (0, 30))),), (22, 31, 40), ()),
     Case("Watchdog", "always", (series("up", EXPORTER, steps((1, 5))),), (),
          ((0, told({}, "This alert always fires. Send it to a service that raises the alarm when it stops coming.")),)),
 )  # fmt: skip

@@ -391,9 +391,76 @@ _DISCOVERY = Row(
     ),
 )
 
+_NO_PROBES = "Nobody asks /probe"
+_PROBED = "job, instance"
+
+_PROBES = Row(
+    600,
+    "Are targets probed? (/probe, where Prometheus asks it)",
+    (
+        panels.stat(
+            601,
+            "Targets not seen",
+            "How many targets of /probe were not seen at their last probe? Next: the fleet's board; `&debug=true` at"
+            " the end of the probe's URL shows what came back.",
+            f"count({pick(catalog.PROBE_SUCCESS)} == 0) or 0 * count({pick(catalog.PROBE_SUCCESS)})",
+            Look(COUNT, panels.ANY_IS_BAD, _NO_PROBES),
+            width=6,
+            height=8,
+        ),
+        panels.graph(
+            602,
+            "Time of a probe, of the time it has",
+            "Which targets come near their deadline? At 100 % a probe is given up; ten slowest.",
+            Query(
+                "topk(10, "
+                + over("max", _PROBED, f"{pick(catalog.PROBE_DURATION)} / {pick(catalog.PROBE_TIMEOUT)}")
+                + ")",
+                "{{instance}}",
+            ),
+            Look(SHARE, empty=_NO_PROBES, least=0),
+            width=9,
+        ),
+        panels.graph(
+            603,
+            "Probes answered, by outcome",
+            "How many probes does each exporter answer a second, and how many targets did it not see?",
+            Query(over("sum", "instance, outcome", rate(catalog.EXPORTER_PROBES)), "{{instance}} {{outcome}}"),
+            Look("cps", empty=_NO_PROBES, least=0),
+            width=9,
+        ),
+        panels.graph(
+            604,
+            "Probes refused, by reason",
+            "Which questions are not answered? not_allowed: not in probe.allow; module, missing, malformed: the job's"
+            " relabel rules; too_many: spread them over more exporters; address: a name leads inside.",
+            Query(
+                f"{over('sum', 'instance, reason', increase(catalog.EXPORTER_PROBES_REFUSED))} > 0",
+                "{{instance}} {{reason}}",
+            ),
+            Look(COUNT, empty="None refused", least=0),
+            width=12,
+            stack=True,
+            as_bars=True,
+        ),
+        panels.graph(
+            605,
+            "Probes under way, and what is kept",
+            "Does it come near probe.concurrency? Sources are kept a quarter of an hour after their last probe, 2,000"
+            " of them.",
+            [
+                Query(over("max", "instance", pick(catalog.EXPORTER_PROBES_IN_FLIGHT)), "{{instance}} under way"),
+                Query(over("max", "instance", pick(catalog.EXPORTER_PROBE_STATES)), "{{instance}} kept"),
+            ],
+            Look(COUNT, least=0),
+            width=12,
+        ),
+    ),
+)
+
 BOARD = Board(
     "ollama-exporter",
     "Ollama / Exporter health",
     "Can the other boards be trusted? The exporter about itself.",
-    (_VERDICT, _SOURCES, _PAGE, _LOGS, _DISCOVERY),
+    (_VERDICT, _SOURCES, _PAGE, _LOGS, _DISCOVERY, _PROBES),
 )

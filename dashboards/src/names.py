@@ -88,6 +88,9 @@ BUILT_IN = (SCRAPED, SCRAPE_DURATION, SCRAPE_SAMPLES, ALERTS)
 """What Prometheus makes by itself."""
 
 
+OF_TARGETS = (catalog.PROBE_SUCCESS, catalog.PROBE_DURATION, catalog.PROBE_TIMEOUT)
+
+
 def pick(metric: Metric, suffix: str = "", **where: str) -> str:
     """A selector with the variables that the metric's labels allow. A value in `where` may begin with its operator
     (`!`, `~`, `!~`); it is `=` otherwise."""
@@ -101,6 +104,8 @@ def pick(metric: Metric, suffix: str = "", **where: str) -> str:
         matchers.append('server=~"$server"')
     elif "host" in labels:
         matchers.append('host=~"$host"')
+    elif metric in OF_TARGETS:
+        pass  # their instance is a target of /probe, which the variable does not have
     elif isinstance(metric, Family) or "instance" in labels:
         matchers.append('instance=~"$instance"')
     if "model" in labels:

@@ -644,7 +644,7 @@ OBJECTIVES = tuple(bound for bound in catalog.TTFT_BUCKETS if 0.5 <= bound <= 30
 def _variables(used: set[str]) -> Iterable[Any]:
     """Those that links carry from board to board are on each of them, out of sight where no panel asks for them."""
     yield build.DatasourceVariable("datasource").label("Data source").type("prometheus")
-    job = f"label_values({catalog.EXPORTER_BUILD.name}, job)"
+    job = f"label_values({catalog.UP.name}, job)"  # a job of /probe has servers, and no exporter
     at_job = '{job=~"$job"}'
     yield _variable("job", "Job", job)
     if "instance" in used:

@@ -7,6 +7,7 @@ A file for each vantage point, which the prefix of a name tells. HELP says where
 # ruff: noqa: F403, I001 - the order of the imports is the order of the page
 from __future__ import annotations
 
+from exporter.catalog.probe import *
 from exporter.catalog.api import *
 from exporter.catalog.canary import *
 from exporter.catalog.native import *

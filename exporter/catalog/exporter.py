@@ -45,6 +45,22 @@ EXPORTER_DROPPED = Family(
     ("server",),
 )  # fmt: skip
 
+EXPORTER_PROBES = Family(
+    "ollama_exporter_probes_total", "counter",
+    "Probes that /probe answered, by whether the target was seen (outcome success or failure).", ("outcome",),
+)  # fmt: skip
+EXPORTER_PROBES_REFUSED = Family(
+    "ollama_exporter_probes_refused_total", "counter",
+    "Requests for /probe that were refused without a look, by reason: missing (no target), malformed, module (there is"
+    " none of this name), not_allowed (target not on the list), address (its name leads where it may not), too_many.",
+    ("reason",),
+)  # fmt: skip
+EXPORTER_PROBES_IN_FLIGHT = Family("ollama_exporter_probes_in_flight", "gauge", "Probes under way just now.")
+EXPORTER_PROBE_STATES = Family(
+    "ollama_exporter_probe_states", "gauge",
+    "Sources of targets of /probe whose connections and counters are kept for the next probe.",
+)  # fmt: skip
+
 PROCESS_CPU = Family(
     "process_cpu_seconds_total", "counter", "User and system CPU time of the exporter itself.", (), "seconds"
 )

@@ -6,10 +6,20 @@ file, environment and flags together, `planning.py` makes watches, `manual.py` t
 
 from exporter.config.loading import ConfigError, load, with_found
 from exporter.config.manual import config_markdown
-from exporter.config.planning import plan
-from exporter.config.sections import CONFIG_FILE, FLAGS, SERVERS, Config, Discover, Server, variable
+from exporter.config.planning import plan, plan_probe, probed, without_canary
+from exporter.config.sections import (
+    CONFIG_FILE,
+    DEFAULT_MODULE,
+    FLAGS,
+    SERVERS,
+    Config,
+    Discover,
+    Module,
+    Server,
+    variable,
+)
 
 __all__ = [
-    "CONFIG_FILE", "FLAGS", "SERVERS", "Config", "ConfigError", "Discover", "Server", "config_markdown", "load", "plan",
-    "variable", "with_found",
+    "CONFIG_FILE", "DEFAULT_MODULE", "FLAGS", "SERVERS", "Config", "ConfigError", "Discover", "Module", "Server",
+    "config_markdown", "load", "plan", "plan_probe", "probed", "variable", "with_found", "without_canary",
 ]  # fmt: skip

@@ -30,15 +30,15 @@ class Wrong(Exception):
 class Kind(Generic[T]):
     """What values a setting takes. `parse` makes the value of what the file holds, or raises Wrong; `show` goes back.
 
-    `section` is the dataclass whose fields are the keys below (of each item, if `many`). `expands`: `${VAR}` is
-    replaced in them.
+    `section` is the dataclass whose fields are the keys below, `below` what stands between the path and them.
+    `expands`: `${VAR}` is replaced in them.
     """
 
     name: str
     parse: Callable[[Reader, object, str], T]
     show: Callable[[T], object] = lambda value: value
     section: type | None = None
-    many: bool = False
+    below: str = "."
     expands: bool = False
 
 
@@ -169,7 +169,10 @@ def listing(item: Kind[T]) -> Kind[tuple[T, ...]]:
         # None stands for an item that is wrong, so that the places of the others hold.
         return tuple([cast(T, reader.read(item, each, f"{path}[{place}]")) for place, each in enumerate(raw)])
 
-    return Kind(f"list of {item.name}s", parse, list, section=item.section, many=True)
+    def show(values: tuple[T, ...]) -> list[object]:
+        return [item.show(value) for value in values]
+
+    return Kind(f"list of {item.name}s", parse, show, section=item.section, below="[].")
 
 
 def table(name: str, key: Callable[[str], str], value: Kind[T]) -> Kind[tuple[tuple[str, T], ...]]:
@@ -194,7 +197,10 @@ def table(name: str, key: Callable[[str], str], value: Kind[T]) -> Kind[tuple[tu
                 found[name] = parsed
         return tuple(sorted(found.items(), key=lambda pair: pair[0]))
 
-    return Kind(name, parse, dict, expands=value.expands)
+    def show(values: tuple[tuple[str, T], ...]) -> dict[str, object]:
+        return {key: value.show(each) for key, each in values}
+
+    return Kind(name, parse, show, value.section, ".NAME.", value.expands)
 
 
 # --- plain values ----------------------------------------------------------------------------------------------------
@@ -350,7 +356,7 @@ def rows(cls: type, prefix: str = "") -> Iterator[tuple[str, list[Row]]]:
         path = prefix + each.name
         own.append(Row(path, kind.name, _default(each), each.metadata["help"]))
         if kind.section is not None:
-            below.append((kind.section, path + ("[]." if kind.many else ".")))
+            below.append((kind.section, path + kind.below))
     yield prefix.rstrip("."), own
     for inner, path in below:
         yield from rows(inner, path)

@@ -13,12 +13,14 @@ from exporter.config.addresses import host_and_port, ollama_host
 from exporter.config.kinds import Reader, Wrong, closest, filled, listing, section, seen
 from exporter.config.sections import (
     CONFIG_FILE,
+    DEFAULT_MODULE,
     DEFAULT_URL,
     FLAGS,
     NAME_MAX,
     PREFIX,
     SERVERS,
     Config,
+    Module,
     Server,
     variable,
 )
@@ -194,7 +196,13 @@ def _resolved(config: Config) -> Config:
         config,
         servers=tuple([_resolved_server(server, config) for server in config.servers]),
         host=filled(config.host, name=_hostname()),
+        probe=replace(config.probe, modules=_with_default(config.probe.modules)),
     )
+
+
+def _with_default(modules: tuple[tuple[str, Module], ...]) -> tuple[tuple[str, Module], ...]:
+    default = section(Module).parse(Reader({}, Path()), {}, "")
+    return tuple(sorted({DEFAULT_MODULE: default, **dict(modules)}.items()))
 
 
 def _resolved_server(server: Server, config: Config) -> Server:

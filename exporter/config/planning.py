@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator
-from typing import Protocol
+from dataclasses import replace
+from typing import Any, Protocol
 
-from exporter.config.sections import Config, Limits, Server
+from exporter.config.addresses import host_and_port
+from exporter.config.sections import Config, Limits, Module, Server, ServerCanary, ServerLogs
+from exporter.config.targets import Target
 from exporter.model import (
     ApiSettings,
     AuditSettings,
@@ -30,6 +33,8 @@ AUDIT_EVERY = 60.0
 _API_CALLS, _CANARY_CALLS, _NATIVE_CALLS, _MARGIN = 3, 5, 2, 1.0
 """Requests that one collect makes at most, one after the other, each with its own timeout; the canary's generation is
 none of them, it runs beside."""
+_ANSWER_SHARE, _LOOK_SHARE = 0.85, 0.95
+"""Of the time of a probe: for one answer, and for all of them."""
 
 
 def plan(config: Config) -> tuple[Watch, ...]:
@@ -40,6 +45,54 @@ def plan(config: Config) -> tuple[Watch, ...]:
         for watch in (*_over_http(server, config.limits), *_native(server, config), *_from_inside(server, config))
     ]
     return (*watches, *_of_this_machine(config), Watch("", "exporter", EXPORTER_EVERY, EXPORTER_WITHIN))
+
+
+def plan_probe(config: Config, server: Server, native: Mode, within: float) -> tuple[Watch, ...]:
+    """What one probe of this server watches: a fleet of one, seen over HTTP alone, within that many seconds. One answer
+    is waited for no longer than leaves time to tell of it. The canary keeps its own times: it outlasts the probe."""
+    answer = min(server.timeout, _ANSWER_SHARE * within)
+    hasty = replace(server, timeout=answer, connect_timeout=min(server.connect_timeout, answer))
+    seen = [watch for watch in plan(_alone(config, hasty, native)) if watch.source in ("api", "native")]
+    canary = [watch for watch in plan(_alone(config, server, native)) if watch.source == "canary"]
+    return (*(replace(watch, within=min(_LOOK_SHARE * within, watch.within)) for watch in seen), *canary)
+
+
+def _alone(config: Config, server: Server, native: Mode) -> Config:
+    inside = ("sockets", "runner", "logs", "docker", "audit", "gpu")
+    off: dict[str, Any] = {name: replace(getattr(config, name), mode="off") for name in inside}
+    return replace(
+        config,
+        servers=(server,),
+        host=replace(config.host, enabled=False),
+        native=replace(config.native, mode=native),
+        **off,
+    )
+
+
+def probed(target: Target, module: Module) -> Server:
+    """A target of /probe as a member of the fleet."""
+    canary = module.canary
+    return Server(
+        name=host_and_port(target.url),
+        url=target.url,
+        timeout=module.request_timeout,
+        connect_timeout=module.connect_timeout,
+        host_header=module.host_header,
+        headers=module.headers,
+        bearer_token_file=module.bearer_token_file,
+        basic_auth=module.basic_auth,
+        tls=module.tls,
+        proxy_url=None,
+        poll_interval=canary.every,
+        inventory_interval=module.inventory_interval,
+        canary=ServerCanary(mode=canary.mode, every=canary.every, timeout=canary.timeout, models=canary.models),
+        container="",
+        logs=ServerLogs(file="", unit="", container=""),
+    )
+
+
+def without_canary(server: Server) -> Server:
+    return replace(server, canary=replace(server.canary, mode="off", models=()))
 
 
 def _of_this_machine(config: Config) -> Iterator[Watch]:

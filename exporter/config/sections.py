@@ -32,12 +32,14 @@ from exporter.config.kinds import (
     whole,
 )
 from exporter.config.policy import POLICY_FILE, PolicyFile
+from exporter.config.targets import ALLOWED, Allowed
 from exporter.model import CanaryMode, Mode, PinnedFile, Secret, canonical, is_cloud
 
 PREFIX = "OLLAMA_EXPORTER_"
 CONFIG_FILE = f"{PREFIX}CONFIG_FILE"
 SERVERS = f"{PREFIX}SERVERS"
 DEFAULT_URL = "http://localhost:11434"
+DEFAULT_MODULE = "default"
 NAME_MAX = 64
 
 # --- kinds of our own ------------------------------------------------------------------------------------------------
@@ -96,7 +98,15 @@ def _header_value(reader: Reader, raw: object, path: str) -> Secret:
 
 
 _HEADERS = table("header: value, may hold `${VAR}`", _header, Kind("text", _header_value, expands=True))
+_HOST_HEADER = text("text", r"[A-Za-z0-9._:\[\]-]{1,260}", "a host name, with a port if need be")
 _MODEL_MODES = table("model: off \\| loaded \\| always", _model, _MODES)
+
+
+def _module_name(name: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", name):
+        raise Wrong("must be 1 to 64 letters, digits, `_` or `-`")
+    return name
+
 
 # --- sections --------------------------------------------------------------------------------------------------------
 
@@ -228,7 +238,7 @@ class Server:
     )
     connect_timeout: float = setting(duration("10ms", "1m"), "For the connection alone; at most `timeout`.", "2s")
     host_header: str = setting(
-        text("text", r"[A-Za-z0-9._:\[\]-]{1,260}", "a host name, with a port if need be"),
+        _HOST_HEADER,
         "`Host` to send. An Ollama bound to a loopback address refuses public names with 403; localhost is accepted.",
         None,
         "that of `url`",
@@ -268,18 +278,22 @@ class Server:
             yield "connect_timeout", f"must be at most timeout ({self.timeout:g} s), got {self.connect_timeout:g} s"
         if self.url.startswith("http:") and any((self.tls.ca_file, self.tls.cert_file, self.tls.insecure_skip_verify)):
             yield "tls", "has no effect: the URL is http://"
-        names = [name.lower() for name, _ in self.headers]
-        for name in sorted({name for name in names if names.count(name) > 1}):
-            yield f"headers.{name}", "is given twice"
-        if self.bearer_token_file and not re.fullmatch(r"[!-~]+", self.bearer_token_file.secret.reveal()):
-            yield (
-                "bearer_token_file",
-                f"{self.bearer_token_file.path} holds no token: it has spaces or non-ASCII characters",
-            )
-        ways = {"bearer_token_file": self.bearer_token_file, "basic_auth": self.basic_auth}
-        given = [key for key, value in ways.items() if value] + ["headers.authorization"] * ("authorization" in names)
-        for second in given[1:]:
-            yield second, f"cannot be used together with {given[0]}"
+        yield from _conflicts(self.headers, self.bearer_token_file, self.basic_auth)
+
+
+def _conflicts(
+    headers: tuple[tuple[str, Secret], ...], bearer: SecretFile | None, basic: BasicAuth | None
+) -> Iterator[tuple[str, str]]:
+    """What cannot be sent together, and a token that cannot be sent at all."""
+    names = [name.lower() for name, _ in headers]
+    for name in sorted({name for name in names if names.count(name) > 1}):
+        yield f"headers.{name}", "is given twice"
+    if bearer and not re.fullmatch(r"[!-~]+", bearer.secret.reveal()):
+        yield "bearer_token_file", f"{bearer.path} holds no token: it has spaces or non-ASCII characters"
+    ways = {"bearer_token_file": bearer, "basic_auth": basic}
+    given = [key for key, value in ways.items() if value] + ["headers.authorization"] * ("authorization" in names)
+    for second in given[1:]:
+        yield second, f"cannot be used together with {given[0]}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -428,6 +442,104 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ProbeCanary:
+    """As Canary, for a module of /probe: off unless it says otherwise."""
+
+    mode: CanaryMode = setting(
+        _MODE,
+        "As `canary.mode`. However many ask, a server has one canary through /probe, with its own rhythm; a configured"
+        " server has that of the loops and none through /probe.",
+        "off",
+    )
+    every: float = setting(duration("1s", "1d"), "As `canary.every`.", "60s")
+    timeout: float = setting(duration("1s", "1h"), "As `canary.timeout`.", "10m")
+    models: tuple[tuple[str, CanaryMode], ...] = setting(_MODEL_MODES, "As `canary.models`.", {})
+
+    @property
+    def wanted(self) -> bool:
+        return any(mode != "off" for mode in (self.mode, *dict(self.models).values()))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Module:
+    """How /probe asks a target that is not configured; of one that is, only what is looked at and for how long."""
+
+    targets: tuple[Allowed, ...] = setting(
+        listing(ALLOWED),
+        "Targets that this module is for, of those that `probe.allow` lets through. Required where the module holds"
+        " credentials: they are sent to no other.",
+        [],
+        "all of them",
+    )
+    timeout: float = setting(
+        duration("100ms", "2m"), "For a probe as a whole, at most; less where Prometheus gives less.", "10s"
+    )
+    request_timeout: float = setting(duration("100ms", "1m"), "As `timeout` of a server: for one answer.", "5s")
+    connect_timeout: float = setting(
+        duration("10ms", "1m"), "For the connection alone; at most `request_timeout`.", "2s"
+    )
+    inventory_interval: float = setting(
+        duration("10s", "1d"), "As `poll.inventory_interval`; what is installed is not asked for at every probe.", "5m"
+    )
+    native: Mode = setting(_AUTO, "Whether to read the target's own /metrics, as `native.mode`.", "off")
+    canary: ProbeCanary = setting(section(ProbeCanary), "The canary through this module.", {})
+    host_header: str = setting(_HOST_HEADER, "As of a server.", None, "that of the target")
+    headers: tuple[tuple[str, Secret], ...] = setting(_HEADERS, "As of a server.", {})
+    bearer_token_file: SecretFile | None = setting(SECRET_FILE, "As of a server.", None)
+    basic_auth: BasicAuth | None = setting(section(BasicAuth), "As of a server.", None)
+    tls: Tls = setting(section(Tls), "For https.", {})
+
+    @property
+    def credentials(self) -> tuple[str, ...]:
+        """The keys of those that there are."""
+        ways = {
+            "bearer_token_file": self.bearer_token_file,
+            "basic_auth": self.basic_auth,
+            "headers": self.headers,
+            "tls.cert_file": self.tls.cert_file,
+        }
+        return tuple(key for key, value in ways.items() if value)
+
+    def objections(self) -> Iterator[tuple[str, str]]:
+        if self.connect_timeout > self.request_timeout:
+            yield (
+                "connect_timeout",
+                f"must be at most request_timeout ({self.request_timeout:g} s), got {self.connect_timeout:g} s",
+            )
+        if self.credentials and not self.targets:
+            yield "targets", f"must name the targets that {self.credentials[0]} may be sent to"
+        yield from _conflicts(self.headers, self.bearer_token_file, self.basic_auth)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Probe:
+    enabled: bool = setting(SWITCH, "Whether there is a /probe.", True)
+    allow: tuple[Allowed, ...] = setting(
+        listing(ALLOWED),
+        "Targets beside the configured servers: hosts, `*.domain`, addresses, networks. A name is let through by its"
+        " name, an address by its address. Loopback, link-local, multicast and reserved addresses are opened by"
+        " entries within these ranges alone, metadata services by their very address; names may not lead there.",
+        [],
+        "configured servers only",
+    )
+    ports: tuple[int, ...] = setting(
+        listing(whole(1, 65535)), "Ports of targets that are not configured.", [11434, 443, 80], "11434, 443, 80"
+    )
+    timeout_offset: float = setting(
+        duration("1ms", "10s"), "How much earlier than Prometheus' scrape timeout a probe ends.", "500ms"
+    )
+    concurrency: int = setting(whole(1, 1000), "Probes at the same time at most; 503 beyond.", 50)
+    modules: tuple[tuple[str, Module], ...] = setting(
+        table("module: mapping", _module_name, section(Module)),
+        "Ways to ask, by the name that `module=` takes. `default` exists without being written.",
+        {},
+    )
+
+    def module(self, name: str) -> Module | None:
+        return dict(self.modules).get(name)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Tokens:
     reload_file: SecretFile | None = setting(SECRET_FILE, "File that holds the token for `/-/reload`.", None)
     config_file: SecretFile | None = setting(SECRET_FILE, "File that holds the token for `/config`.", None)
@@ -504,6 +616,7 @@ class Config:
     gpu: Gpu = setting(section(Gpu), "This machine's GPUs.", {})
     audit: Audit = setting(section(Audit), "Servers' settings.", {})
     limits: Limits = setting(section(Limits), "Bounds on what is exported.", {})
+    probe: Probe = setting(section(Probe), "Targets that Prometheus names (docs/multi-target.md).", {})
     web: Web = setting(section(Web), "The exporter's own web server.", {})
     log: Log = setting(section(Log), "The exporter's own log.", {})
     origin: str = ""

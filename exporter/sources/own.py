@@ -41,10 +41,36 @@ class DiscoveryVitals:
     failures: Counter = field(default_factory=_failures)
 
 
+PROBE_OUTCOMES = ("success", "failure")
+PROBE_REFUSALS = ("missing", "malformed", "module", "not_allowed", "address", "too_many")
+
+
+def _probes() -> Counter:
+    probes = Counter(catalog.EXPORTER_PROBES)
+    probes.zero(outcome=PROBE_OUTCOMES)
+    return probes
+
+
+def _refused() -> Counter:
+    refused = Counter(catalog.EXPORTER_PROBES_REFUSED)
+    refused.zero(reason=PROBE_REFUSALS)
+    return refused
+
+
+@dataclass(slots=True)
+class ProbeVitals:
+    """What /probe tells of itself. `states`: sources that are kept between two probes."""
+
+    done: Counter = field(default_factory=_probes)
+    refused: Counter = field(default_factory=_refused)
+    in_flight: int = 0
+    states: int = 0
+
+
 @dataclass(slots=True)
 class Vitals:
     """What the other parts tell of themselves. Written by the composition root, discovery (None: not enabled), the
-    fleet (`lag`) and the web."""
+    fleet (`lag`), /probe and the web."""
 
     config_hash: str = ""
     servers: int = 0
@@ -56,6 +82,7 @@ class Vitals:
     page_series: int = 0
     lag: Histogram = field(default_factory=_lag)
     discovery: DiscoveryVitals | None = None
+    probe: ProbeVitals = field(default_factory=ProbeVitals)
 
 
 class OwnSource:
@@ -93,6 +120,7 @@ class OwnSource:
         yield catalog.EXPORTER_SERVERS(float(vitals.servers))
         if vitals.discovery is not None:
             yield from _discovery(vitals.discovery)
+        yield from _probe(vitals.probe)
         yield from vitals.lag.samples()
         if vitals.render_seconds is not None:
             yield catalog.EXPORTER_RENDER(vitals.render_seconds)
@@ -119,3 +147,10 @@ def _discovery(vitals: DiscoveryVitals) -> Iterator[Sample]:
         for reason in LEFT_OUT:
             yield catalog.DISCOVERY_LEFT_OUT(float(vitals.left_out.get(reason, 0)), reason=reason)
     yield from vitals.failures.samples()
+
+
+def _probe(vitals: ProbeVitals) -> Iterator[Sample]:
+    yield from vitals.done.samples()
+    yield from vitals.refused.samples()
+    yield catalog.EXPORTER_PROBES_IN_FLIGHT(float(vitals.in_flight))
+    yield catalog.EXPORTER_PROBE_STATES(float(vitals.states))

@@ -12,6 +12,7 @@ from typing import Any
 import prometheus_client
 import pynvml
 
+from exporter.probing import Question, Refusal
 from exporter.simulator import LLAMA32_3B, TINYLLAMA, Fault, SimModel
 from exporter.simulator.engine import LoadFailedError, ServerBusyError, ServerDownError, Wanted
 from exporter.simulator.faults import FaultKind
@@ -406,6 +407,13 @@ async def first_configuration(world: World) -> None:
 async def mistake_in_configuration(world: World) -> None:
     world.file.write_text("servers:\n  - name: gpu1\n    url: gpu1:11434\n    colour: blue\n", encoding="utf-8")
     await _reloads(world)
+
+
+async def probes_a_stranger(world: World) -> None:
+    """What Prometheus does whose targets are not in the exporter's allow-list: it scrapes a 400."""
+    assert world.exporter is not None
+    with contextlib.suppress(Refusal):
+        await world.exporter.probe(Question(("http://gpu9:11434",)))
 
 
 async def _reloads(world: World) -> None:
