@@ -21,6 +21,7 @@ from exporter.discovery import Discovery, Listed
 from exporter.exposition import encode
 from exporter.fleet import Fleet, let_garbage_wait
 from exporter.logs import set_up as set_up_logging
+from exporter.loop import Loop
 from exporter.model import Secret, Snapshot
 from exporter.probing import Probing, Question, Refusal, Seen
 from exporter.sources import SOURCES, Surroundings, build
@@ -255,7 +256,7 @@ def _signals(exporter: Exporter) -> Iterator[asyncio.Event]:
 def _complete(main: Coroutine[None, None, int]) -> int:
     """Run to the end, and then end: a thread that hangs in a system call (a dead network disk) must not hold us up."""
     let_garbage_wait()
-    runner = asyncio.Runner()
+    runner = asyncio.Runner(loop_factory=Loop)
     code = 1
     try:
         code = runner.run(main)

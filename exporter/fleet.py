@@ -13,7 +13,7 @@ from dataclasses import replace
 from functools import partial
 
 from exporter.meter import Histogram
-from exporter.model import Failed, Lack, Lacking, Partial, Reading, Reason, Sample, Source, Watch
+from exporter.model import Failed, Lacking, Partial, Reading, Reason, Sample, Source, Watch
 
 log = logging.getLogger(__name__)
 
@@ -162,7 +162,7 @@ class Observer:
         except Failed as failed:
             return self.failed(failed.reason, loop.time() - started, failed.samples)
         except Lacking as lacking:
-            return self._lacking(lacking.lack, loop.time() - started)
+            return self._lacking(lacking, loop.time() - started)
         except TimeoutError:
             return self.failed("timeout", loop.time() - started)
         except Exception:
@@ -172,11 +172,11 @@ class Observer:
         at = self._succeeded_at = self._now()
         return Reading(self._watch, at, loop.time() - started, samples, None, self._failures, at, lacks)
 
-    def _lacking(self, lack: Lack, took: float) -> Reading:
+    def _lacking(self, lacking: Lacking, took: float) -> Reading:
         """No failure as long as nobody insists on the source and it never could see anything."""
         if self._watch.optional and self._succeeded_at is None:
-            return Reading(self._watch, self._now(), took, (), None, self._failures, None, (lack,))
-        return replace(self.failed("unavailable", took), lacks=(lack,))
+            return Reading(self._watch, self._now(), took, (), None, self._failures, None, (lacking.lack,))
+        return replace(self.failed("unavailable", took, lacking.samples), lacks=(lacking.lack,))
 
     def retract(self, reading: Reading) -> Reading:
         """What to say instead of the last reading, which cannot be published: a bug, and nothing that it counted."""

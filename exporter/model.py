@@ -83,11 +83,13 @@ class Lack:
 
 
 class Lacking(Exception):
-    """A source cannot see anything of its target from here, and nothing is wrong with the target."""
+    """A source cannot see anything of its target from here, and nothing is wrong with the target. Carries what it has
+    counted when it could."""
 
-    def __init__(self, what: str, remedy: str) -> None:
+    def __init__(self, what: str, remedy: str, samples: Iterable[Sample] = ()) -> None:
         super().__init__(what)
         self.lack = Lack(what, remedy)
+        self.samples = tuple(samples)
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,6 +38,9 @@ T = TypeVar("T")
 
 BODY_MAX = 4 * 1024 * 1024
 """Bytes of an answer that are read at most: about 10,000 models in /api/tags."""
+ROWS_MAX = 20_000
+"""Models in one answer at most. No server has as many, and as many short rows as fit would hold up the polls of all
+other servers for seconds."""
 NAME_MAX = 384
 """Characters of a model name at most: a host, a namespace, a model and a tag of 80 each, with room."""
 _TEXT_MAX = 128
@@ -267,6 +270,8 @@ def _named_rows(body: bytes, count: _Rejections) -> Iterator[tuple[str, dict[str
         models = ()
     if not isinstance(models, list | tuple):
         raise BadAnswer("malformed", "models is no list")
+    if len(models) > ROWS_MAX:
+        raise BadAnswer("too_large", f"more than {ROWS_MAX} models")
     seen = set()
     for row in models:
         name = row.get("name") or row.get("model") if isinstance(row, dict) else None
@@ -450,7 +455,7 @@ class Client:
             body, took, headers = await self._exchange(request, deadline - clock())
         last = self._last.get(path)
         if last is None or last[0] != body:
-            last = self._last[path] = (body, parse(body))
+            last = self._last[path] = (body, _parsed(parse, body))
         return Answer(last[1], took, self._clock_offset(headers))
 
     def _request(self, method: str, path: str, content: bytes, timeout: float) -> httpx.Request:
@@ -503,6 +508,14 @@ def _http_date(text: str) -> float | None:
         return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
     except (ValueError, OverflowError):
         return None
+
+
+def _parsed(parse: Callable[[bytes], T], body: bytes) -> T:
+    """JSON of the right size can make many times as much out of its bytes."""
+    try:
+        return parse(body)
+    except MemoryError:
+        raise BadAnswer("too_large", "no memory left for what is in it") from None
 
 
 async def _read(response: httpx.Response) -> bytes:

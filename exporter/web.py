@@ -15,8 +15,10 @@ import re
 import socket
 import time
 from collections.abc import Awaitable, Callable, Generator, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Protocol, cast
+from functools import partial
+from typing import Protocol, TypeVar, cast
 
 import h11
 import uvicorn
@@ -46,6 +48,9 @@ _PLAIN = "text/plain; charset=utf-8"
 _LARGE_BYTES = 256 * 1024  # from here on, compressing takes more than the event loop should give
 _FAST = 1  # as small as zlib's own level 1 in a fifth of its time
 
+_PAGES = ThreadPoolExecutor(2, "page")
+"""Pages are not made where sources look at things that may hang, or a scrape would wait for a dead disk."""
+
 _BACKLOG = 128
 _CONNECTIONS_MAX = 256
 _CONNECTIONS_PER_ADDRESS = 64  # one client alone cannot take them all
@@ -53,6 +58,8 @@ _KEEP_ALIVE_SECONDS = 75  # longer than the usual scrape interval
 _REQUEST_SECONDS = 10.0
 _UNREAD_SECONDS = 30
 _GRACE_SECONDS = 0.3
+
+_T = TypeVar("_T")
 
 _log = logging.getLogger(__name__)
 
@@ -95,7 +102,8 @@ def create_app(operator: Operator, now: Callable[[], float] = time.time) -> Star
     metrics = _Metrics(operator)
 
     async def show_status(request: Request) -> Response:
-        text = await asyncio.to_thread(_status_page, operator, now(), refresh="pause" not in request.query_params)
+        refresh = "pause" not in request.query_params
+        text = await _in_thread(partial(_status_page, operator, now(), refresh=refresh))
         return _respond(text.encode("utf-8", "replace"), "text/html; charset=utf-8", page.HEADERS)
 
     async def tell_health(_: Request) -> Response:
@@ -118,7 +126,7 @@ def create_app(operator: Operator, now: Callable[[], float] = time.time) -> Star
             return _say("there is no discovery of this name", 404)
         if servers is None:  # whoever asks keeps the list that it has
             return _say("not known yet: discovery has not had a good look since the start", 503)
-        return _respond(await asyncio.to_thread(as_http_sd, servers), "application/json", {})
+        return _respond(await _in_thread(partial(as_http_sd, servers)), "application/json", {})
 
     async def reload(_: Request) -> Response:
         mistakes = await operator.reload()
@@ -251,7 +259,11 @@ def _form(request: Request) -> _Form:
 async def _gzip(body: bytes) -> bytes:
     if len(body) < _LARGE_BYTES:
         return igzip.compress(body, _FAST, mtime=0)
-    return await asyncio.to_thread(igzip.compress, body, _FAST, mtime=0)
+    return await _in_thread(partial(igzip.compress, body, _FAST, mtime=0))
+
+
+async def _in_thread(make: Callable[[], _T]) -> _T:
+    return await asyncio.get_running_loop().run_in_executor(_PAGES, make)
 
 
 # --- content negotiation (RFC 9110, 12.5) ----------------------------------------------------------------------------

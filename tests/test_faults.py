@@ -29,13 +29,21 @@ from exporter.exposition import encode, render
 from exporter.fleet import Fleet, Observer
 from exporter.meter import Histogram
 from exporter.model import ApiSettings, Endpoint, Family, PinnedFile, Reading, Reason, Watch
-from exporter.ollama import BODY_MAX
+from exporter.ollama import BODY_MAX, ROWS_MAX
 from exporter.sources import SOURCES, Surroundings, build
 from exporter.store import Store
+from tests.faults import (
+    FAULTS,
+    INSTALLED,
+    LOADED,
+    NEVER_SEEN,
+    WHEN_DOWN,
+    WHEN_STALLED,
+    WHEN_WELL,
+    WITHOUT_INVENTORY,
+)
 from tests.wire import (
-    CHUNKED_HEAD,
     CLOSE,
-    HALF_CLOSE,
     HANG,
     PS,
     RESET,
@@ -48,7 +56,6 @@ from tests.wire import (
     Trickle,
     Wire,
     answer,
-    chunk,
     free_port,
     full_backlog,
     healthy,
@@ -157,25 +164,6 @@ def only_once(samples: Any) -> Series:
     return series
 
 
-# What may stand on a page in each condition. Everything else describes a present that nobody has seen.
-WHEN_DOWN = {
-    catalog.SERVER_INFO, catalog.UP, catalog.STATE, catalog.API_DURATION, catalog.REJECTED_VALUES,
-    catalog.USES_SEEN, catalog.LOADS_SEEN, catalog.UNLOADS_SEEN, catalog.RECONFIGURATIONS_SEEN,
-    catalog.SOURCE_UP, catalog.SOURCE_DURATION, catalog.SOURCE_LAST_ATTEMPT, catalog.SOURCE_LAST_SUCCESS,
-    catalog.SOURCE_FAILURES,
-}  # fmt: skip
-NEVER_SEEN = WHEN_DOWN - {
-    catalog.SOURCE_LAST_SUCCESS, catalog.USES_SEEN, catalog.LOADS_SEEN, catalog.UNLOADS_SEEN,
-    catalog.RECONFIGURATIONS_SEEN,
-}  # fmt: skip
-WHEN_STALLED = WHEN_DOWN | {catalog.BUILD_INFO, catalog.CLOCK_OFFSET}
-LOADED = {
-    catalog.LOADED_MODELS, catalog.LOADED_SIZE, catalog.LOADED_VRAM, catalog.LOADED_CONTEXT, catalog.LOADED_EXPIRY,
-    catalog.LOADED_INFO, catalog.KNOWN_BUSY,
-}  # fmt: skip
-INSTALLED = {catalog.INSTALLED_MODELS, catalog.REMOTE_MODELS, catalog.INSTALLED_SIZE, catalog.INSTALLED_INFO}
-WITHOUT_INVENTORY = WHEN_STALLED | LOADED | {catalog.EXPORTER_DROPPED}
-WHEN_WELL = WITHOUT_INVENTORY | INSTALLED
 DATED = "Date: Mon, 23 Nov 2026 17:38:00 GMT"
 
 
@@ -209,94 +197,6 @@ async def test_a_server_that_is_well_has_every_family_that_a_fault_can_take() ->
 
 
 # --- faults of an answer, on each of the three paths ----------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Fault:
-    """What the server does with a request, and the reason that must come of it. A reset is tried once more."""
-
-    script: Script
-    reason: Reason
-    tls: bool = False
-
-    @property
-    def hangs(self) -> bool:
-        return self.reason == "timeout"
-
-
-GZIP, CHUNKED = "Content-Encoding: gzip", "Transfer-Encoding: chunked"
-FAULTS: dict[str, Fault] = {
-    # connections that break
-    "reset_before_headers": Fault([RESET], "reset"),
-    "closed_before_headers": Fault([CLOSE], "reset"),
-    "half_closed_before_headers": Fault([HALF_CLOSE], "reset"),
-    "reset_in_headers": Fault([b"HTTP/1.1 200 OK\r\nContent-Le", RESET], "reset"),
-    "closed_in_headers": Fault([b"HTTP/1.1 200 OK\r\nContent-Le", CLOSE], "reset"),
-    "reset_in_body": Fault([answer(b'{"models":[', length=100), RESET], "reset"),
-    "closed_in_body": Fault([answer(b'{"models":[', length=100), CLOSE], "reset"),
-    "half_closed_in_body": Fault([answer(b'{"models":[', length=100), HALF_CLOSE], "reset"),
-    "closed_in_chunk": Fault([CHUNKED_HEAD, b"ff\r\n{", CLOSE], "reset"),
-    "closed_between_chunks": Fault([CHUNKED_HEAD, chunk(b"{"), CLOSE], "reset"),
-    # answers with another status
-    "400": Fault([answer(b'{"error":"bad"}', status=400)], "http_4xx"),
-    "401": Fault([answer(b"who?", "WWW-Authenticate: Basic", status=401)], "http_4xx"),
-    "403_with_a_body": Fault([answer(b"no", status=403)], "http_4xx"),
-    "403_with_a_chunked_body": Fault([answer(b"2\r\nno\r\n0\r\n\r\n", CHUNKED, status=403)], "http_4xx"),
-    "403_empty": Fault([answer(b"", status=403)], "forbidden_host"),
-    "403_empty_chunked": Fault([answer(b"0\r\n\r\n", CHUNKED, status=403)], "forbidden_host"),
-    "404": Fault([answer(b"404 page not found", status=404)], "http_4xx"),
-    "405": Fault([answer(b"405 method not allowed", status=405)], "http_4xx"),
-    "429": Fault([answer(b"", "Retry-After: 60", status=429)], "http_4xx"),
-    "500": Fault([answer(b'{"error":"x"}', status=500)], "http_5xx"),
-    "500_without_end": Fault([answer(b"", CHUNKED, status=500), Endless(chunk(b"x" * 4096))], "http_5xx"),
-    "502": Fault([answer(b"<html>", status=502)], "http_5xx"),
-    "503": Fault([answer(b'{"error":"server busy"}', status=503)], "http_5xx"),
-    "200_hidden_in_204": Fault([answer(b"", status=204)], "malformed"),
-    "redirect_without_place": Fault([answer(b"", status=302)], "redirect"),
-    # silence
-    "no_headers": Fault([HANG], "timeout"),
-    "no_end_of_headers": Fault([b"HTTP/1.1 200 OK\r\nX: y\r\n", HANG], "timeout"),
-    "no_end_of_body": Fault([answer(b'{"models":[', length=100), HANG], "timeout"),
-    "no_body_of_an_error": Fault([answer(b"", CHUNKED, status=500), HANG], "timeout"),
-    "a_byte_now_and_then": Fault([Trickle(answer(b'{"models":[],"version":"0.33.0"}'), 0.05)], "timeout"),
-    "continue_without_end": Fault([Trickle(b"HTTP/1.1 100 Continue\r\n\r\n" * 40, 0.002)], "timeout"),
-    # too much
-    "endless_chunks": Fault([CHUNKED_HEAD, Endless(chunk(b" " * 65536))], "too_large"),
-    "endless_without_length": Fault([b"HTTP/1.1 200 OK\r\n\r\n", Endless(b" " * 65536)], "too_large"),
-    "endless_for_its_length": Fault([answer(b"", length=10**15), Endless(b" " * 65536)], "too_large"),
-    "one_byte_too_many": Fault([answer(b"[" + b" " * (BODY_MAX - 1) + b"]")], "too_large"),
-    "endless_headers": Fault([b"HTTP/1.1 200 OK\r\n", Endless(b"X-A: " + b"a" * 4000 + b"\r\n")], "decode"),
-    # what is no HTTP, or not this one
-    "ssh": Fault([b"SSH-2.0-OpenSSH_9.6\r\n\r\n", CLOSE], "decode"),
-    "length_of_words": Fault([answer(b"{}", "Content-Length: many"), CLOSE], "decode"),
-    "length_below_zero": Fault([answer(b"{}", "Content-Length: -1"), CLOSE], "decode"),
-    "two_lengths": Fault([answer(b"{}", "Content-Length: 2", "Content-Length: 3"), CLOSE], "decode"),
-    "chunk_of_words": Fault([CHUNKED_HEAD, b"many\r\n", CLOSE], "decode"),
-    "gzip_not_asked_for": Fault([answer(b"\x1f\x8b\x08\x00", GZIP)], "decode"),
-    "gzip_that_is_none": Fault([answer(b'{"models":[],"version":"0.33.0"}', GZIP)], "decode"),
-    "length_too_short": Fault([answer(b'{"models":[],"version":"0.33.0"}', length=5), CLOSE], "decode"),
-    # bodies that are no JSON
-    "empty": Fault([answer(b"")], "decode"),
-    "truncated": Fault([answer(b'{"version":"0.33.0","models":[{"name":"a"')], "decode"),
-    "html": Fault([answer(b"<html><body>Welcome</body></html>", "Content-Type: text/html")], "decode"),
-    "ollama_is_running": Fault([answer(b"Ollama is running")], "decode"),
-    "invalid_utf8": Fault([answer(b'{"version":"\xff","models":[{"name":"\xc3\x28"}]}')], "decode"),
-    "utf16": Fault([answer('{"version":"0.33.0","models":[]}'.encode("utf-16"))], "decode"),
-    "nan": Fault([answer(b'{"version":"0.33.0","models":[],"x":NaN}')], "decode"),
-    "infinity": Fault([answer(b'{"version":"0.33.0","models":[],"x":-Infinity}')], "decode"),
-    "5000_digits": Fault([answer(b'{"version":"0.33.0","models":[],"x":' + b"9" * 5000 + b"}")], "decode"),
-    "nested_lists": Fault([answer(b"[" * 1_000_000)], "decode"),
-    "nested_objects": Fault([answer(b'{"models":' * 300_000)], "decode"),
-    "two_documents": Fault([answer(b'{"version":"0.33.0","models":[]}\n{}')], "decode"),
-    # bodies that are JSON, and no answer
-    "null": Fault([answer(b"null")], "malformed"),
-    "number": Fault([answer(b"7")], "malformed"),
-    "list": Fault([answer(b"[]")], "malformed"),
-    "wrong_types": Fault([json_answer({"version": 33, "models": "none"})], "malformed"),
-    "wrong_types_inside": Fault([json_answer({"version": ["0.33.0"], "models": [1, 2]})], "malformed"),
-    "without_names": Fault([json_answer({"version": "", "models": [{"size": 1}]})], "malformed"),
-    "nulls": Fault([json_answer({"version": None, "models": [{"name": None, "model": None}]})], "malformed"),
-}  # fmt: skip
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -659,8 +559,8 @@ async def test_a_model_listed_twice_is_one_series_and_counted(twin: str) -> None
     assert page.value(catalog.REJECTED_VALUES) == 1
 
 
-async def test_a_hundred_thousand_models_below_the_cap_are_counted_summed_and_few_are_shown() -> None:
-    rows = ",".join(f'{{"name":"m{n:06}","size":2}}' for n in range(100_000))
+async def test_as_many_models_as_may_be_are_counted_summed_and_few_are_shown() -> None:
+    rows = ",".join(f'{{"name":"m{n:06}","size":2}}' for n in range(ROWS_MAX))
     body = f'{{"models":[{rows}]}}'.encode()
     assert len(body) < BODY_MAX
     async with healthy(ps=[answer(body)], tags=[answer(body)]) as wire, line(wire.url, timeout=30.0) as it:
@@ -672,11 +572,39 @@ async def test_a_hundred_thousand_models_below_the_cap_are_counted_summed_and_fe
         (catalog.LOADED_MODELS, catalog.LOADED_SIZE),
         (catalog.INSTALLED_MODELS, catalog.INSTALLED_SIZE),
     ):
-        assert page.value(count) == 100_000
-        assert page.value(size, model="other") == 2 * (100_000 - 200)
+        assert page.value(count) == ROWS_MAX
+        assert page.value(size, model="other") == 2 * (ROWS_MAX - 200)
         assert page.value(size, model="m000199:latest") == 2
         assert page.value(size, model="m000200:latest") is None
-    assert page.value(catalog.EXPORTER_DROPPED) == 2 * (100_000 - 200)
+    assert page.value(catalog.EXPORTER_DROPPED) == 2 * (ROWS_MAX - 200)
+
+
+@pytest.mark.parametrize("path", ["ps", "tags"])
+async def test_a_model_more_is_too_large(path: str) -> None:
+    body = b'{"models":[' + b",".join(b'{"name":"%d"}' % n for n in range(ROWS_MAX + 1)) + b"]}"
+    async with healthy(**{path: [answer(body)]}) as wire, line(wire.url, timeout=30.0) as it:
+        reading = await it.poll()
+    assert reading.failure == "too_large"
+    assert it.page().state() == {"ps": "stalled", "tags": "ok"}[path]
+
+
+async def test_an_answer_for_which_there_is_no_memory_is_too_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with healthy(**well()) as wire, line(wire.url) as it:
+        await it.poll()
+        before = it.page()
+        wire.routes["/api/ps"] = [json_answer({"models": []})]
+        loads = json.loads
+
+        def give_up(text: str, **how: Any) -> Any:
+            if "models" in text:
+                raise MemoryError
+            return loads(text, **how)
+
+        monkeypatch.setattr("exporter.ollama.json.loads", give_up)
+        reading = await it.poll()
+    assert reading.failure == "too_large"
+    assert it.page().state() == "stalled"
+    assert_counters_kept(before, it.page())
 
 
 async def test_a_hundred_thousand_models_above_the_cap_are_too_large() -> None:

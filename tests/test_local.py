@@ -177,6 +177,13 @@ def test_a_proxy_in_front_is_not_taken_for_ollama() -> None:
         proxy.communicate("\n")
 
 
+def test_a_server_that_was_started_a_moment_ago_is_no_stranger(serve: Callable[..., Serve]) -> None:
+    here = Machine(table=(table := Table(keep=1000.0)))
+    table.serves()
+    ollama = serve()
+    assert here.place(ollama.url).pid == ollama.pid
+
+
 def test_a_serve_process_is_found_with_its_runners_and_their_end(serve: Callable[..., Serve]) -> None:
     ollama, here = serve(), machine()
     place = here.place(ollama.url)

@@ -778,12 +778,13 @@ async def test_impossible_values_are_counted() -> None:
         assert seen(catalog.RUNNER_CONTEXT_USED, model=TINY) is None
 
 
+@pytest.mark.parametrize("trouble", [LookupError("nobody listens"), Lacking("it is out of sight", "look elsewhere")])
 @virtually
-async def test_a_server_that_has_gone_takes_the_present_with_it_and_leaves_the_counters() -> None:
+async def test_a_server_that_has_gone_takes_the_present_with_it_and_leaves_the_counters(trouble: Exception) -> None:
     async with stage() as it:
         await it.ask(tokens=30)
         before = await it.look()
-        it.here.trouble = LookupError("nobody listens")
+        it.here.trouble = trouble
         seen = await it.look()
         assert seen.failure == "unavailable"
         assert seen.families() & PRESENT == set()

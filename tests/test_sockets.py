@@ -406,14 +406,15 @@ async def test_there_are_so_many_looks_a_poll_and_none_after_the_end() -> None:
     assert looks == LOOKS
 
 
+@pytest.mark.parametrize("trouble", [LookupError("gone"), Lacking("it is out of sight", "look elsewhere")])
 @virtually
-async def test_a_server_that_has_gone_shows_no_gauge_and_keeps_its_counter() -> None:
+async def test_a_server_that_has_gone_shows_no_gauge_and_keeps_its_counter(trouble: Exception) -> None:
     book = Book(connection())
     async with looking(book) as look:
         await look()
         await asyncio.sleep(5.0)
         before = (await look()).total(catalog.SOCKETS_UNANSWERED_SECONDS)
-        book.broken = LookupError("gone")
+        book.broken = trouble
         await asyncio.sleep(60.0)
         gone = await look()
         assert gone.failure == "unavailable"

@@ -12,8 +12,10 @@ import logging
 import re
 import signal
 import socket
+import threading
 import zlib
 from collections.abc import AsyncIterator, Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -339,6 +341,22 @@ async def test_compressing_a_large_page_leaves_the_loop_to_others() -> None:
     task.cancel()
     assert gzip.decompress(answer.body) == render(desk.shown, False)
     assert during > 0
+
+
+@in_loop
+async def test_pages_are_made_while_all_that_blocks_hangs() -> None:
+    over = threading.Event()
+    loop = asyncio.get_running_loop()
+    loop.set_default_executor(ThreadPoolExecutor(1))
+    hanging = loop.run_in_executor(None, over.wait, 30)
+    app = create_app(Desk(shown=snapshot(models=5_000)))
+    try:
+        for path in ("/metrics", "/"):
+            assert (await ask(app, path, "GET", (b"accept-encoding", b"gzip"))).code == 200
+            assert not hanging.done()
+    finally:
+        over.set()
+        await hanging
 
 
 @in_loop

@@ -90,19 +90,22 @@ class Wire:
         *,
         on_accept: Script = (),
         tls: ssl.SSLContext | None = None,
+        listener: socket.socket | None = None,
+        port: int = 0,
     ) -> None:
+        """`listener`: a socket to listen on, in place of a `port` of loopback (0: any free one)."""
         self.routes = routes or {}
         self.on_accept = on_accept
         self.requests: list[Request] = []
         self.connections = 0
         self.sent = 0
-        self._tls = tls
+        self.port = port
+        self._tls, self._listener = tls, listener
         self._arrivals = asyncio.Condition()
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Wire:
-        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0, ssl=self._tls)
-        self.port = self._server.sockets[0].getsockname()[1]
+        await self.listen()
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -116,6 +119,14 @@ class Wire:
     def paths(self) -> list[str]:
         """The targets of the requests so far."""
         return [request.target for request in self.requests]
+
+    async def listen(self) -> None:
+        """Open the port, after `stop` the same one again."""
+        if self._listener is not None:
+            self._server = await asyncio.start_server(self._accept, sock=self._listener, ssl=self._tls)
+        else:
+            self._server = await asyncio.start_server(self._accept, "127.0.0.1", self.port, ssl=self._tls)
+        self.port = self._server.sockets[0].getsockname()[1]
 
     async def stop(self) -> None:
         """Close the port and every connection: from now on connections are refused."""
@@ -309,6 +320,46 @@ class Authority:
             context.load_verify_locations(self.ca)
         return context
 
+    def sign(self, name: str, until: str, extensions: str = "leaf") -> None:
+        """A certificate that ends then (YYYYMMDDHHMMSSZ)."""
+        self._key(name)
+        self._openssl(
+            *("req", "-new", "-config", self._of("openssl.cnf")),
+            *("-key", self._of(f"{name}.key"), "-subj", f"/CN={name}", "-out", self._of(f"{name}.csr")),
+        )
+        self._openssl(
+            *("ca", "-batch", "-notext", "-config", self._of("openssl.cnf"), "-extensions", extensions),
+            *("-startdate", "20200101000000Z", "-enddate", until),
+            *("-in", self._of(f"{name}.csr"), "-out", self._of(f"{name}.pem")),
+        )
+
+    def sign_itself(self, name: str, extensions: str) -> None:
+        self._key(name)
+        self._openssl(
+            *("req", "-x509", "-new", "-config", self._of("openssl.cnf"), "-extensions", extensions),
+            *(
+                "-days",
+                "3650",
+                "-key",
+                self._of(f"{name}.key"),
+                "-subj",
+                f"/CN={name}",
+                "-out",
+                self._of(f"{name}.pem"),
+            ),
+        )
+
+    def _key(self, name: str) -> None:
+        self._openssl("ecparam", "-name", "prime256v1", "-genkey", "-noout", "-out", self._of(f"{name}.key"))
+
+    def _of(self, name: str) -> str:
+        return str(self.folder / name)
+
+    @staticmethod
+    def _openssl(*arguments: str) -> None:
+        done = subprocess.run(["openssl", *arguments], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+
 
 _OPENSSL_CNF = """
 [ca]
@@ -350,41 +401,14 @@ def make_authority(folder: Path) -> Authority:
         _missing("the openssl command is not here: no certificates can be made")
     (folder / "index.txt").touch()
     (folder / "serial").write_text("01\n")
-    config = folder / "openssl.cnf"
-    config.write_text(_OPENSSL_CNF.format(folder=folder))
-
-    def openssl(*arguments: str) -> None:
-        done = subprocess.run(["openssl", *arguments], capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
-
-    def key(name: str) -> None:
-        openssl("ecparam", "-name", "prime256v1", "-genkey", "-noout", "-out", str(folder / f"{name}.key"))
-
-    def selfsigned(name: str, extensions: str) -> None:
-        key(name)
-        openssl(
-            *("req", "-x509", "-new", "-config", str(config), "-extensions", extensions, "-days", "3650"),
-            *("-key", str(folder / f"{name}.key"), "-subj", f"/CN={name}", "-out", str(folder / f"{name}.pem")),
-        )
-
-    def signed(name: str, extensions: str, until: str) -> None:
-        key(name)
-        openssl(
-            *("req", "-new", "-config", str(config), "-key", str(folder / f"{name}.key")),
-            *("-subj", f"/CN={name}", "-out", str(folder / f"{name}.csr")),
-        )
-        openssl(
-            *("ca", "-batch", "-notext", "-config", str(config), "-extensions", extensions),
-            *("-startdate", "20200101000000Z", "-enddate", until),
-            *("-in", str(folder / f"{name}.csr"), "-out", str(folder / f"{name}.pem")),
-        )
-
-    selfsigned("ca", "root")
-    signed("good", "leaf", "20491231235959Z")
-    signed("expired", "leaf", "20200201000000Z")
-    signed("elsewhere", "elsewhere", "20491231235959Z")
-    selfsigned("selfsigned", "leaf")
-    return Authority(folder)
+    (folder / "openssl.cnf").write_text(_OPENSSL_CNF.format(folder=folder))
+    authority = Authority(folder)
+    authority.sign_itself("ca", "root")
+    authority.sign("good", "20491231235959Z")
+    authority.sign("expired", "20200201000000Z")
+    authority.sign("elsewhere", "20491231235959Z", "elsewhere")
+    authority.sign_itself("selfsigned", "leaf")
+    return authority
 
 
 def _missing(what: str) -> None:

@@ -111,6 +111,11 @@ class Table:
                 self._until = self._clock() + self._keep
             return self._seen
 
+    def forget(self) -> None:
+        """What is asked next is answered by a new look."""
+        with self._lock:
+            self._until = float("-inf")
+
     def serves(self) -> tuple[Process, ...]:
         return tuple(process for process in self.ollama() if process.role == "serve")
 
@@ -142,6 +147,11 @@ def name(pid: int) -> str:
         return psutil.Process(pid).name()
     except psutil.Error:
         return ""
+
+
+def is_ollama(pid: int) -> bool:
+    """By its program's name."""
+    return _program(name(pid)) in _OLLAMA
 
 
 def named(program: str) -> Iterator[tuple[str, ...]]:

@@ -72,7 +72,7 @@ class Finder:
                 return place
         serves = self._table.serves()
         pid = processes.owner(fitting[0].inode, self._proc, [serve.pid for serve in serves])
-        serve = next((serve for serve in serves if serve.pid == pid), None)
+        serve = next((serve for serve in serves if serve.pid == pid), None) or self._newcomer(pid)
         addresses = tuple((listener.address, listener.port) for listener in fitting)
         if serve is not None:
             return self._place(addresses, serve, None)
@@ -86,6 +86,13 @@ class Finder:
         if url.startswith("https:"):
             raise Lacking("what listens there speaks TLS, which Ollama does not", _NOT_OLLAMA)
         return self._of_hidden_owner(addresses, fitting[0], serves)
+
+    def _newcomer(self, pid: int | None) -> Process | None:
+        """A server that has been started since the table of processes was made."""
+        if pid is None or not processes.is_ollama(pid):
+            return None
+        self._table.forget()
+        return next((serve for serve in self._table.serves() if serve.pid == pid), None)
 
     def _of_hidden_owner(
         self, addresses: tuple[tuple[str, int], ...], listener: Listener, serves: tuple[Process, ...]

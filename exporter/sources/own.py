@@ -11,7 +11,7 @@ import psutil
 
 from exporter import __version__, catalog
 from exporter.meter import Counter, Histogram
-from exporter.model import REASONS, Sample
+from exporter.model import REASONS, Failed, Sample
 
 
 def _lag() -> Histogram:
@@ -96,7 +96,12 @@ class OwnSource:
         self._process = psutil.Process()
 
     async def collect(self) -> Iterable[Sample]:
-        return [*self._exporter(), *self._process_samples()]
+        samples = [*self._exporter()]
+        try:
+            samples += self._process_samples()
+        except (psutil.Error, OSError):  # no file can be opened to look into: the limit may be reached
+            raise Failed("unavailable", samples) from None
+        return samples
 
     async def aclose(self) -> None:
         pass

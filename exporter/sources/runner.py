@@ -122,6 +122,10 @@ class RunnerSource:
             return act()
         except (LookupError, OSError):
             raise Failed("unavailable", self._meters.samples()) from None
+        except Lacking as lacking:
+            if self._known is None:
+                raise
+            raise Lacking(lacking.lack.what, lacking.lack.remedy, self._meters.samples()) from None
         finally:
             self._looking.release()
 

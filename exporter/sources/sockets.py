@@ -94,6 +94,9 @@ class SocketsSource:
         except (LookupError, OSError):
             self._place = self._looked_at = None
             raise Failed("unavailable", self._seconds.samples()) from None
+        except Lacking as lacking:
+            self._place = self._looked_at = None
+            raise Lacking(lacking.lack.what, lacking.lack.remedy, self._seconds.samples()) from None
         except BaseException:
             self._place = self._looked_at = None
             raise
@@ -133,7 +136,7 @@ class SocketsSource:
                 if self._place is not None and not self._looked_lately():
                     try:
                         seen, _ = await self._look(self._place)
-                    except (LookupError, OSError, Failed):
+                    except (LookupError, OSError, Failed, Lacking):
                         self._looked_at = None
                     else:
                         self._most = max(self._most, len(seen.unanswered))
