@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from exporter import __version__, web
+from exporter import __version__, listening, web
 from exporter.config import Config, ConfigError, plan
 from exporter.discovery import Discovery, Listed
 from exporter.exposition import encode
@@ -136,11 +136,11 @@ class Exporter:
 @asynccontextmanager
 async def serving(
     exporter: Exporter, address: tuple[str, int], *beside: Coroutine[None, None, None]
-) -> AsyncIterator[web.Server]:
+) -> AsyncIterator[listening.Server]:
     """The exporter on its socket, for as long as the block lasts; `beside` runs along with it. Raises OSError when the
     address cannot be had."""
     guarded = Door(web.create_app(exporter), exporter.guard.current, exporter.tokens)
-    server = web.Server(guarded, web.bind(address), exporter.guard)
+    server = listening.Server(guarded, listening.bind(address), exporter.guard)
     async with asyncio.TaskGroup() as group:
         tasks = [group.create_task(exporter.run(), name="fleet"), *map(group.create_task, beside)]
         answering = group.create_task(server.run(), name="web")

@@ -31,8 +31,8 @@ ROWS: tuple[frozenset[str], ...] = (
             "simulator",
         }
     ),
-    frozenset({"fleet", "exposition", "series", "discovery", "gaps", "webconfig"}),
-    frozenset({"webauth", "probing"}),
+    frozenset({"fleet", "exposition", "series", "discovery", "gaps", "webconfig", "negotiation"}),
+    frozenset({"webauth", "listening", "probing"}),
     frozenset({"web", "status", "check"}),
     frozenset({"demo"}),
     frozenset({"app"}),
@@ -65,15 +65,15 @@ LIBRARIES = {
     "dns": {"discovery/dns"},
     "kubernetes": {"discovery/kubernetes"},
     "urllib3": {"discovery/kubernetes"},
-    "h11": {"llama", "web"},
+    "h11": {"llama", "listening"},
     "httptools": {"connection"},
     "psutil": {"local/processes", "sources/host", "sources/own"},
     "pynvml": {"sources/gpu"},
     "bcrypt": {"webauth"},
     "isal": {"web"},
     "yaml": {"config/document"},
-    "starlette": {"web", "status", "simulator/http", "simulator/server"},
-    "uvicorn": {"web", "simulator/server"},
+    "starlette": {"web", "negotiation", "listening", "status", "simulator/http", "simulator/server"},
+    "uvicorn": {"listening", "simulator/server"},
 }
 
 

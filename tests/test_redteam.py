@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from exporter import web
-from exporter.web import Server, bind
+from exporter import listening
+from exporter.listening import Server, bind
 from exporter.webauth import Door
 from exporter.webconfig import Watched
 from tests.certificates import make
@@ -145,7 +145,7 @@ async def test_nonsense_after_the_answer_is_hung_up_on_without_a_word(caplog: py
 @in_loop
 async def test_a_body_that_trickles_is_hung_up_on() -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(web, "_REQUEST_SECONDS", 0.05)
+        patch.setattr(listening, "_REQUEST_SECONDS", 0.05)
         async with house(Desk()) as address, client(address) as (reader, writer):
             writer.write(RELOAD + b"Content-Length: 1000000\r\n\r\n")
             await reader.readuntil(b"reloaded\n")
@@ -157,7 +157,7 @@ async def test_a_body_that_trickles_is_hung_up_on() -> None:
 @in_loop
 async def test_one_address_cannot_take_all_connections() -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(web, "_CONNECTIONS_PER_ADDRESS", 3)
+        patch.setattr(listening, "_CONNECTIONS_PER_ADDRESS", 3)
         async with house(Desk()) as address, contextlib.AsyncExitStack() as many:
             for _ in range(3):
                 reader, writer = await many.enter_async_context(client(address))
@@ -179,7 +179,7 @@ async def test_one_address_cannot_take_all_connections() -> None:
     ],
 )
 def test_who_counts_as_one_client(one: str, other: str, same: bool) -> None:
-    assert (web._neighbourhood((one, 1)) == web._neighbourhood((other, 2))) is same
+    assert (listening._neighbourhood((one, 1)) == listening._neighbourhood((other, 2))) is same
 
 
 # --- TLS -------------------------------------------------------------------------------------------------------------
@@ -248,7 +248,7 @@ async def test_an_older_tls_than_allowed_is_refused(secured: Path, pems: Path) -
 @in_loop
 async def test_a_handshake_that_never_ends_is_hung_up_on(secured: Path, pems: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(web, "_REQUEST_SECONDS", 0.5)
+        patch.setattr(listening, "_REQUEST_SECONDS", 0.5)
         async with house(Desk(), secured) as address, client(address) as (reader, writer):
             writer.write(b"\x16\x03\x01")
             assert await to_the_end(reader) == b""

@@ -24,11 +24,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from starlette.types import ASGIApp, Message
 
-from exporter import catalog, web
+from exporter import catalog, listening
 from exporter.discovery import Listed
 from exporter.exposition import encode, render
+from exporter.listening import Server, bind
 from exporter.model import Distribution, Entry, Family, Reading, Snapshot, Watch
-from exporter.web import OPENMETRICS, TEXT, Server, bind, create_app
+from exporter.negotiation import OPENMETRICS, TEXT
+from exporter.web import create_app
 
 PROMETHEUS_2_42 = (
     "application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75,"
@@ -680,7 +682,7 @@ async def test_signals_stay_with_the_program() -> None:
 @in_loop
 async def test_who_never_ends_his_request_is_hung_up_on(sent: bytes, answered: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(web, "_REQUEST_SECONDS", 0.05)
+        patch.setattr(listening, "_REQUEST_SECONDS", 0.05)
         async with serving(Desk()) as (_, address), connected(address) as (reader, writer):
             for _ in range(answered):
                 await exchange(reader, writer, "GET /health HTTP/1.1\nHost: a")
@@ -692,7 +694,7 @@ async def test_who_never_ends_his_request_is_hung_up_on(sent: bytes, answered: i
 @in_loop
 async def test_who_never_says_anything_is_hung_up_on() -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(web, "_REQUEST_SECONDS", 0.05)
+        patch.setattr(listening, "_REQUEST_SECONDS", 0.05)
         async with serving(Desk()) as (_, address), connected(address) as (reader, _):
             with contextlib.suppress(ConnectionResetError):
                 assert await reader.read() == b""
@@ -701,7 +703,7 @@ async def test_who_never_says_anything_is_hung_up_on() -> None:
 @in_loop
 async def test_a_client_who_comes_back_in_time_is_not_hung_up_on() -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(web, "_REQUEST_SECONDS", 0.05)
+        patch.setattr(listening, "_REQUEST_SECONDS", 0.05)
         async with serving(Desk(reload_gate=asyncio.Event())) as (_, address), connected(address) as (reader, writer):
             await exchange(reader, writer, "GET /health HTTP/1.1\nHost: a")
             async with connected(address) as (silent, _):  # hung up on after the time that the first one has idled too
@@ -715,8 +717,8 @@ async def test_a_client_who_comes_back_in_time_is_not_hung_up_on() -> None:
 
 def closing(sockets: list[socket.socket]) -> contextlib.ExitStack:
     stack = contextlib.ExitStack()
-    for listening in sockets:
-        stack.enter_context(listening)
+    for each in sockets:
+        stack.enter_context(each)
     return stack
 
 
