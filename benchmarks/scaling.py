@@ -38,8 +38,9 @@ RESULTS = ROOT / "benchmarks" / "scaling.json"
 EVERY = 15.0
 LOADED, INSTALLED = 3, 10
 EXPORTERS = 4
-FINDER, PROMETHEUS, STORE = "127.0.2.1:18082", "127.0.2.2:19090", "127.0.2.3:18428"
-PROBERS = [f"127.0.2.1{place}:18082" for place in range(EXPORTERS)]
+PORT = programs.free_port()
+FINDER, PROMETHEUS, STORE = (f"127.0.2.{place}:{PORT}" for place in (1, 2, 3))
+PROBERS = [f"127.0.2.1{place}:{PORT}" for place in range(EXPORTERS)]
 LONG_TERM = ("ollama-overview", "ollama-status")
 """The boards that docs/scaling.md keeps a store far away for."""
 
@@ -128,7 +129,7 @@ def shown(title: str) -> dict[str, Any]:
     if found is None:
         raise LookupError(title)
     text = found[1].replace("finder:8082", FINDER)
-    return dict(yaml.safe_load(re.sub(r"exporter-(\$1|\d):8082", r"127.0.2.1\1:18082", text)))
+    return dict(yaml.safe_load(re.sub(r"exporter-(\$1|\d):8082", rf"127.0.2.1\1:{PORT}", text)))
 
 
 @contextlib.contextmanager
@@ -213,21 +214,24 @@ def _stored(it: Cluster, store: Program) -> dict[str, Any]:
     """What lies in the store. Its bytes for each sample are of minutes, and fall with time; its index is of series."""
     store.get("/internal/force_flush")
     time.sleep(5)
-    rows = store.value("vm_rows") - store.value("vm_rows", type="indexdb")
-    sizes = {
-        kind: sum(
-            store.value("vm_data_size_bytes", type=f"{kind}/{part}") for part in ("inmemory", "small", "big", "file")
-        )
-        for kind in ("storage", "indexdb")
-    }
+    samples = _by_kind(store, "vm_rows")["storage"]
+    sizes = _by_kind(store, "vm_data_size_bytes")
     return {
         "boards": list(LONG_TERM),
         "raw_series": int(float(it.prometheus.query('count({__name__=~".+"})')[0]["value"][1])),
         "kept_series": int(float(store.query('count({__name__=~".+"})')[0]["value"][1])),
-        "samples": int(rows),
+        "samples": int(samples),
         "storage_bytes": int(sizes["storage"]),
         "index_bytes": int(sizes["indexdb"]),
     }
+
+
+def _by_kind(store: Program, name: str) -> dict[str, float]:
+    """Of `storage` and `indexdb`, whatever parts a version has of them."""
+    found = {"storage": 0.0, "indexdb": 0.0}
+    for kind, value in re.findall(rf'^{name}{{type="(\w+)[^"]*"}} (\S+)$', store.get("/metrics").decode(), re.M):
+        found[kind] = found.get(kind, 0.0) + float(value)
+    return found
 
 
 if __name__ == "__main__":

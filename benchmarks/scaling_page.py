@@ -29,7 +29,7 @@ WATCHED: tuple[tuple[str, tuple[str, ...], Switches], ...] = (
     ("plain: `api` and `canary`", ("api", "canary"), ALL_ON),
     ("plain, without inventory and models of histograms", ("api", "canary"), Switches(False, False)),
     ("all sources", ("api", "canary", *INSIDE), ALL_ON),
-    ("all sources, without these", ("api", "canary", *INSIDE), Switches(False, False)),
+    ("all sources, without inventory and models of histograms", ("api", "canary", *INSIDE), Switches(False, False)),
 )
 
 
@@ -80,9 +80,11 @@ class Model:
         """Of series, page_bytes, gzip_bytes and cpu_cores, which grow by the server."""
         return float(self._of(servers, what, self._largest(what) / self._most * servers))
 
-    def memory(self, servers: int) -> float:
-        each = (self._largest("rss_bytes") - self.loops[self._second]["rss_bytes"]) / (self._most - self._second)
-        return float(self._of(servers, "rss_bytes", self._largest("rss_bytes") + each * (servers - self._most)))
+    def memory(self, servers: int, exporters: int) -> float:
+        """What each exporter has by itself, and so much more for each server."""
+        largest, second = self._largest("rss_bytes"), self.loops[self._second]["rss_bytes"]
+        each = (largest - second) / (self._most - self._second)
+        return self._of(servers, "rss_bytes", (largest - each * self._most) * exporters + each * servers)
 
     def _of(self, servers: int, what: str, computed: float) -> float:
         return float(self.loops[servers][what] if servers in self.loops else computed)
@@ -113,27 +115,31 @@ def sample_limit() -> int:
 
 def _fleet(results: dict[str, Any]) -> Iterator[str]:
     model = Model(results)
-    yield "`api` alone, 3 of 10 models loaded, every 15 s. Bold is measured, the rest computed."
+    yield (
+        "`api` alone, 3 of 10 models loaded, every 15 s, by the exporters' loops. Pages, CPU and memory are of all"
+        " exporters together. Bold is measured, the rest computed."
+    )
     yield ""
     yield (
-        "| servers | series | page | compressed | samples/s | exporter: CPU, cores | memory | exporters | Prometheus:"
-        " memory | disk a day |"
+        "| servers | series | exporters | page | compressed | samples/s | CPU, cores | memory | Prometheus: memory |"
+        " disk a day |"
     )
     yield "|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|"
     for servers in FLEETS:
         total = model.page(servers, "series")
+        exporters = math.ceil(total / sample_limit())
         cells = [
             f"{total:,.0f}",
             _size(model.page(servers, "page_bytes")),
             _size(model.page(servers, "gzip_bytes")),
             f"{total / EVERY:,.0f}",
             f"{model.page(servers, 'cpu_cores'):.2g}",
-            _size(model.memory(servers)),
+            _size(model.memory(servers, exporters)),
         ]
         if servers in model.loops:
             cells = [cell if place == 3 else f"**{cell}**" for place, cell in enumerate(cells)]
+        cells.insert(1, f"{exporters}")
         cells += [
-            f"{math.ceil(total / sample_limit())}",
             _size(total * model.bytes_a_series),
             _size(total / EVERY * DAY * DISK_BYTES),
         ]
@@ -156,9 +162,9 @@ def _machine(results: dict[str, Any]) -> Iterator[str]:
     it = results["machine"]
     yield (
         f"Measured with Python {it['python']} and Prometheus {it['prometheus']} on {it['cores']} cores shared with"
-        f" other work, load average {it['load_before']} before and {it['load_after']} after: CPU is that of processes, and"
-        " still read the ratios. Servers are simulated, on loopback, with 3 of 10 models loaded; half of them are in use."
-        " `python -m benchmarks.scaling` measures anew."
+        f" other work, load average {it['load_before']} before and {it['load_after']} after. CPU is that of processes;"
+        " still read the ratios. Servers are simulated, on loopback, with 3 of 10 models loaded; half of them are in"
+        " use. `python -m benchmarks.scaling` measures anew."
     )
 
 
@@ -214,8 +220,8 @@ def _formulas(results: dict[str, Any]) -> Iterator[str]:
     model = Model(results)
     yield "| | |"
     yield "|---|---|"
-    yield "| series, page, compressed, CPU of the exporter | those of the largest fleet measured, by the server |"
-    yield "| memory of the exporter | as much more for each server as between the two largest fleets measured |"
+    yield "| series, page, compressed, CPU of exporters | those of the largest fleet measured, by the server |"
+    yield "| memory of exporters | of each server as between the two largest fleets measured, of each exporter the rest |"
     yield "| series by what is watched | the most that [docs/series.md](series.md) counts for 3 of 10 models loaded |"
     yield f"| samples/s | series / {EVERY} s, without those recorded |"
     yield f"| exporters | series / {sample_limit():,}, the `sample_limit` of prometheus.yml |"

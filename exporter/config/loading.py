@@ -7,6 +7,7 @@ import socket
 from collections.abc import Iterable, Mapping
 from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 from exporter.config import document
 from exporter.config.addresses import host_and_port, ollama_host
@@ -151,7 +152,8 @@ def _discovers(config: Config) -> bool:
 
 def _only_probes(config: Config) -> bool:
     """Whether the exporter is one of many that look at what Prometheus names, and at nothing else."""
-    return bool(config.probe and config.probe.enabled and config.probe.allow)
+    probe: Any = config.probe  # None, as above
+    return bool(probe is None or (probe.enabled and probe.allow != ()))
 
 
 _KUBERNETES = re.compile(
