@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import textwrap
 from collections.abc import Iterator
 from typing import Any
 
@@ -94,14 +95,19 @@ class Model:
 
     @property
     def bytes_a_series(self) -> float:
-        """What Prometheus grew by, from before its first scrape, by the series in its head."""
+        """What Prometheus grew by since before its first scrape, by the series in its head."""
         grown = self.spread["prometheus_rss_bytes"] - self.spread["empty_rss_bytes"]
         return float(grown / self.spread["head_series"])
 
+    def prometheus(self, total: float) -> float:
+        """Memory for so many series."""
+        return float(self.spread["empty_rss_bytes"] + total * self.bytes_a_series)
 
-def series(sources: tuple[str, ...], switches: Switches = ALL_ON) -> int:
-    """Of one server at most."""
-    return sum(count(source, switches).total(scaling.LOADED, scaling.INSTALLED) for source in sources)
+
+def series(sources: tuple[str, ...], switches: Switches, names: frozenset[str] | None = None) -> int:
+    """Of one server at most; of these names alone."""
+    counts = (count(source, switches, names) for source in sources)
+    return sum(each.total(scaling.LOADED, scaling.INSTALLED) for each in counts)
 
 
 def sample_limit() -> int:
@@ -115,7 +121,7 @@ def sample_limit() -> int:
 
 def _fleet(results: dict[str, Any]) -> Iterator[str]:
     model = Model(results)
-    yield (
+    yield from _wrapped(
         "`api` alone, 3 of 10 models loaded, every 15 s, by the exporters' loops. Pages, CPU and memory are of all"
         " exporters together. Bold is measured, the rest computed."
     )
@@ -140,27 +146,29 @@ def _fleet(results: dict[str, Any]) -> Iterator[str]:
             cells = [cell if place == 3 else f"**{cell}**" for place, cell in enumerate(cells)]
         cells.insert(1, f"{exporters}")
         cells += [
-            _size(total * model.bytes_a_series),
+            _size(model.prometheus(total)),
             _size(total / EVERY * DAY * DISK_BYTES),
         ]
         yield f"| {servers:,} | {' | '.join(cells)} |"
     yield ""
     yield "What is watched decides more than how many are. 10,000 servers, all of it computed:"
     yield ""
-    yield "| | series a server | series | samples/s | exporters | Prometheus: memory | disk a day |"
-    yield "|---|--:|--:|--:|--:|--:|--:|"
+    yield "| | series a server | series | samples/s | exporters | Prometheus: memory | disk a day | kept far away |"
+    yield "|---|--:|--:|--:|--:|--:|--:|--:|"
+    names = kept.names(scaling.LONG_TERM)
     for name, sources, switches in WATCHED:
         each = series(sources, switches)
         total = each * FLEETS[-1]
         yield (
             f"| {name} | {each:,} | {total:,} | {total / EVERY:,.0f} | {math.ceil(total / sample_limit())} |"
-            f" {_size(total * model.bytes_a_series)} | {_size(total / EVERY * DAY * DISK_BYTES)} |"
+            f" {_size(model.prometheus(total))} | {_size(total / EVERY * DAY * DISK_BYTES)} |"
+            f" {series(sources, switches, names) / each:.0%} |"
         )
 
 
 def _machine(results: dict[str, Any]) -> Iterator[str]:
     it = results["machine"]
-    yield (
+    yield from _wrapped(
         f"Measured with Python {it['python']} and Prometheus {it['prometheus']} on {it['cores']} cores shared with"
         f" other work, load average {it['load_before']} before and {it['load_after']} after. CPU is that of processes;"
         " still read the ratios. Servers are simulated, on loopback, with 3 of 10 models loaded; half of them are in"
@@ -210,7 +218,7 @@ def _remote(results: dict[str, Any]) -> Iterator[str]:
     yield f"| bytes a sample in the store | {it['storage_bytes'] / it['samples']:.2g} |"
     yield f"| index, bytes a series | {it['index_bytes'] / it['kept_series']:,.0f} |"
     yield ""
-    yield (
+    yield from _wrapped(
         f"These are minutes ({it['samples'] / it['kept_series']:.0f} samples a series): over months bytes a sample"
         " fall, and the index weighs little."
     )
@@ -221,14 +229,15 @@ def _formulas(results: dict[str, Any]) -> Iterator[str]:
     yield "| | |"
     yield "|---|---|"
     yield "| series, page, compressed, CPU of exporters | those of the largest fleet measured, by the server |"
-    yield "| memory of exporters | of each server as between the two largest fleets measured, of each exporter the rest |"
+    yield "| memory of exporters | by the server as between the two largest fleets measured; the rest by the exporter |"
     yield "| series by what is watched | the most that [docs/series.md](series.md) counts for 3 of 10 models loaded |"
     yield f"| samples/s | series / {EVERY} s, without those recorded |"
     yield f"| exporters | series / {sample_limit():,}, the `sample_limit` of prometheus.yml |"
     yield (
-        f"| memory of Prometheus | series x {model.bytes_a_series:,.0f} bytes, measured after minutes: hours of samples"
-        " in the head add to it |"
+        f"| memory of Prometheus | {_size(model.spread['empty_rss_bytes'])} + series x {model.bytes_a_series:,.0f}"
+        " bytes: measured after minutes, with rules and remote write; hours of samples in the head add to it |"
     )
+    yield "| kept far away | raw series of the names in the list above, without those recorded |"
     yield f"| disk of Prometheus | samples x {DISK_BYTES} bytes; its documentation says 1 to 2 |"
 
 
@@ -240,6 +249,10 @@ TABLES = {
     "remote": _remote,
     "formulas": _formulas,
 }
+
+
+def _wrapped(text: str) -> list[str]:
+    return textwrap.wrap(text, 120, break_long_words=False, break_on_hyphens=False)
 
 
 def _size(size: float) -> str:
