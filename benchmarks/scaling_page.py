@@ -196,6 +196,7 @@ def _spread(results: dict[str, Any]) -> Iterator[str]:
     yield "|---|--:|"
     yield f"| servers of each exporter | {', '.join(map(str, it['shares']))} |"
     yield f"| CPU of the exporters together, cores | {sum(probers):.2g} |"
+    yield f"| computed: for 10,000 servers, cores | {sum(probers) / it['servers'] * FLEETS[-1]:.2g} |"
     yield f"| the same by the loops of one exporter, cores | {by_loops:.2g} (x {by_loops / sum(probers):.2f}) |"
     yield f"| memory of an exporter | {_size(max(it['prober_rss_bytes']))} at most |"
     yield f"| Prometheus: series | {it['head_series']:,} |"

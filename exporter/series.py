@@ -196,4 +196,6 @@ def _page() -> Iterator[str]:
         " addresses) is never a label.",
         "- With `limits.histogram_models: false` the label `model` of histograms is empty, which Prometheus takes for"
         " not there. Recorded names of single models then tell of all of them together.",
+        "",
+        "What fleets of 10 to 10,000 servers cost, and how several exporters share one: [scaling](scaling.md).",
     )

@@ -18,6 +18,8 @@ from benchmarks import scaling, scaling_page, servers
 from dashboards.src import kept
 from exporter.config import load
 from exporter.discovery.targets import Seen, Target, answered
+from exporter.series import Count, count
+from exporter.sources import SOURCES
 from tests.e2e import debian
 from tests.test_dashboards import FILES, UIDS, queries_of
 
@@ -135,3 +137,13 @@ def test_the_rule_keeps_these_names_and_no_other() -> None:
     assert set(rule["regex"].split("|")) == kept.names(scaling.LONG_TERM)
     (shown,) = [block for block in THEIRS if block.startswith("global:")]
     assert yaml.safe_load(shown)["remote_write"][0]["write_relabel_configs"] == [rule]
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_names_are_counted_as_they_are_kept(source: str) -> None:
+    everything = frozenset(scaling_page.sample_names())
+    assert count(source, names=everything) == count(source)
+    assert count(source, names=frozenset()) == Count(0)
+    halves = [count(source, names=frozenset(sorted(everything)[part::2])) for part in (0, 1)]
+    assert sum(half.total(3, 10) for half in halves) == count(source).total(3, 10)
+    assert count("api", names={"ollama_up"}) == Count(1)
