@@ -3,7 +3,7 @@
 # Behind a TLS-inspecting proxy, lend the build its CA bundle (it stays out of the image):
 #   docker build --secret id=ca,src=/etc/ssl/certs/ca-certificates.crt -t ollama-exporter .
 # Without a network, bring the wheels along:
-#   pip wheel -c constraints.txt -w wheels '.[docker,gpu]' 'hatchling<2' && docker build --network none -t ollama-exporter .
+#   pip wheel -c constraints.txt -w wheels '.[docker,gpu,load]' 'hatchling<2' && docker build --network none -t ollama-exporter .
 #
 # Needs BuildKit. Any base with Python 3.11+, venv and pip will do: --build-arg BASE=...
 
@@ -18,7 +18,7 @@ RUN --mount=type=bind,target=/src \
     if [ -s /run/ca.crt ]; then export PIP_CERT=/run/ca.crt; fi; \
     if [ -d /src/wheels ]; then export PIP_NO_INDEX=1 PIP_FIND_LINKS=/src/wheels; fi; \
     python3 -m pip --python /opt/ollama-exporter/bin/python install \
-        --no-cache-dir --disable-pip-version-check --constraint /src/constraints.txt "/src[docker,gpu]"
+        --no-cache-dir --disable-pip-version-check --constraint /src/constraints.txt "/src[docker,gpu,load]"
 COPY packaging/healthcheck.py /opt/ollama-exporter/healthcheck.py
 
 FROM ${BASE}

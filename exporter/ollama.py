@@ -400,7 +400,7 @@ class Client:
     ) -> None:
         self._endpoint, self._now = endpoint, now
         self._transport = transport or _transport(endpoint)
-        self._headers = _headers(endpoint)
+        self._headers = request_headers(endpoint)
         self._polls: dict[str, httpx.Request] = {}
         self._last: dict[str, tuple[bytes, Any]] = {}
 
@@ -550,7 +550,7 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
             waiting += cause.exceptions
 
 
-def _headers(endpoint: Endpoint) -> list[tuple[str, str]]:
+def request_headers(endpoint: Endpoint) -> list[tuple[str, str]]:
     headers = [
         ("User-Agent", f"ollama-exporter/{__version__}"),
         ("Accept", "application/json"),
@@ -570,7 +570,7 @@ def _headers(endpoint: Endpoint) -> list[tuple[str, str]]:
 
 def _transport(endpoint: Endpoint) -> httpx.AsyncHTTPTransport:
     return httpx.AsyncHTTPTransport(
-        verify=_tls(endpoint.ca, endpoint.certificate, endpoint.key, endpoint.insecure)
+        verify=tls_context(endpoint.ca, endpoint.certificate, endpoint.key, endpoint.insecure)
         if endpoint.url.startswith("https")
         else False,
         limits=httpx.Limits(max_connections=2, max_keepalive_connections=1, keepalive_expiry=60.0),
@@ -580,7 +580,7 @@ def _transport(endpoint: Endpoint) -> httpx.AsyncHTTPTransport:
 
 
 @lru_cache(maxsize=64)
-def _tls(ca: Any, certificate: Any, key: Any, insecure: bool) -> ssl.SSLContext:
+def tls_context(ca: Any, certificate: Any, key: Any, insecure: bool) -> ssl.SSLContext:
     """Shared by servers with the same settings: reading the trust store takes milliseconds and megabytes."""
     context = ssl.create_default_context(cafile=ca.path if ca else None)
     if certificate:

@@ -33,7 +33,7 @@ ROWS: tuple[frozenset[str], ...] = (
     ),
     frozenset({"fleet", "exposition", "series", "discovery", "gaps", "webconfig"}),
     frozenset({"webauth"}),
-    frozenset({"web", "status", "check"}),
+    frozenset({"web", "status", "check", "loadtest"}),
     frozenset({"demo"}),
     frozenset({"app"}),
     frozenset({"__main__"}),
@@ -52,7 +52,7 @@ SIDEWAYS = {
     ("web", "status"),
 }
 LIBRARIES = {
-    "prometheus_client": {"exposition", "native"},
+    "prometheus_client": {"exposition", "native", "loadtest/page"},
     "httpx": {"ollama", "sources/__init__", "simulator/transport"},
     "h11": {"llama", "web"},
     "psutil": {"local/processes", "sources/host", "sources/own"},
@@ -60,7 +60,9 @@ LIBRARIES = {
     "bcrypt": {"webauth"},
     "yaml": {"config/document"},
     "starlette": {"web", "status", "simulator/http", "simulator/server"},
-    "uvicorn": {"web", "simulator/server"},
+    "uvicorn": {"web", "simulator/server", "loadtest/publish"},
+    "httptools": {"loadtest/wire", "loadtest/cli"},
+    "rich": {"loadtest/terminal", "loadtest/session", "loadtest/capacity", "loadtest/cli"},
 }
 
 

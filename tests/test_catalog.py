@@ -17,6 +17,9 @@ TARGET_LABELS = frozenset(
 )
 PREFIXES = ("ollama_", "process_", "http_requests_total")  # the last one as a server calls it itself
 
+LOAD_ITSELF = (catalog.LOAD_LAG, catalog.LOAD_PHASE)
+"""What the load tester tells of itself and not of a server."""
+
 each_family = pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
 
 
@@ -96,6 +99,8 @@ def test_the_vantage_point_is_in_the_name() -> None:
             assert "server" not in family.labels
         elif family.name.startswith("ollama_gpu"):
             assert family.labels[0] == "host"
+        elif family in LOAD_ITSELF:
+            assert "server" not in family.labels
         elif family.name.startswith(("ollama_exporter_", "process_")):
             assert "model" not in family.labels
         else:

@@ -6,10 +6,10 @@ file, environment and flags together, `planning.py` makes watches, `manual.py` t
 
 from exporter.config.loading import ConfigError, load, with_found
 from exporter.config.manual import config_markdown
-from exporter.config.planning import plan
+from exporter.config.planning import endpoint_of, plan
 from exporter.config.sections import CONFIG_FILE, FLAGS, SERVERS, Config, Discover, Server, variable
 
 __all__ = [
-    "CONFIG_FILE", "FLAGS", "SERVERS", "Config", "ConfigError", "Discover", "Server", "config_markdown", "load", "plan",
-    "variable", "with_found",
+    "CONFIG_FILE", "FLAGS", "SERVERS", "Config", "ConfigError", "Discover", "Server", "config_markdown", "endpoint_of",
+    "load", "plan", "variable", "with_found",
 ]  # fmt: skip
