@@ -19,18 +19,30 @@ from exporter.loadtest.measure import needed
 from exporter.loadtest.outcomes import Result
 from exporter.loadtest.run import SETTLING
 
-_DRAWS = 400
+_DRAWS = 500
 _BLOCKS_LEAST = 8
 _BLOCKS = 40
-_BEYOND = 0.95
+_VALUES_MAX = 3000
+_BEYOND = 0.99
+"""Eight things are compared: at 95 % for each, every third pair of equal runs would seem to differ in one."""
 
-Block = Sequence[Result]
-Statistic = Callable[[Sequence[Result]], float | None]
+
+@dataclass(frozen=True, slots=True)
+class Statistic:
+    """`take` makes a number of a request, None where it does not apply; `make` one of all of these and the seconds that
+    they are of."""
+
+    name: str
+    unit: str
+    take: Callable[[Result], float | None]
+    make: Callable[[list[float], float], float | None]
+    thins: bool = True
+    """Whether a sample of the requests does as well; the interval becomes a little wider."""
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """`low` and `high` enclose the difference (after minus before) in 95 of 100 repetitions; None: too few to tell."""
+    """`low` and `high` enclose the difference (after minus before) in 99 of 100 repetitions; None: too few to tell."""
 
     name: str
     unit: str
@@ -74,81 +86,87 @@ def told(before: Path, after: Path) -> list[str]:
 
 
 def changes(before: Sequence[Result], after: Sequence[Result], rng: random.Random) -> list[Change]:
-    return [_change(name, unit, statistic, before, after, rng) for name, unit, statistic in _STATISTICS]
+    return [_change(statistic, before, after, rng) for statistic in _STATISTICS]
 
 
-def _change(
-    name: str, unit: str, statistic: Statistic, before: Sequence[Result], after: Sequence[Result], rng: random.Random
-) -> Change:
-    values = statistic(before), statistic(after)
-    drawn = [_drawn(rows, statistic, rng) for rows in (before, after)]
-    if None in values or not drawn[0] or not drawn[1]:
-        return Change(name, unit, *values)
-    differences = sorted(second - first for first, second in zip(*drawn, strict=False))
+def _change(statistic: Statistic, before: Sequence[Result], after: Sequence[Result], rng: random.Random) -> Change:
+    runs = [_blocks(rows, statistic) for rows in (before, after)]
+    first, second = (statistic.make([each for block in blocks for each in block], seconds) for blocks, seconds in runs)
+    drawn = [_drawn(blocks, seconds, statistic, rng) for blocks, seconds in runs]
+    if first is None or second is None or not drawn[0] or not drawn[1]:
+        return Change(statistic.name, statistic.unit, first, second)
+    differences = sorted(later - earlier for earlier, later in zip(*drawn, strict=False))
     tail = (1 - _BEYOND) / 2
     low, high = (differences[round(q * (len(differences) - 1))] for q in (tail, 1 - tail))
-    return Change(name, unit, *values, low, high)
+    return Change(statistic.name, statistic.unit, first, second, low, high)
 
 
-def _drawn(rows: Sequence[Result], statistic: Statistic, rng: random.Random) -> list[float]:
-    blocks = _blocks(rows)
+def _drawn(blocks: list[list[float]], seconds: float, statistic: Statistic, rng: random.Random) -> list[float]:
     if len(blocks) < _BLOCKS_LEAST:
         return []
-    values = []
-    for _ in range(_DRAWS):
-        value = statistic([row for block in rng.choices(blocks, k=len(blocks)) for row in block])
-        if value is not None:
-            values.append(value)
-    return values
+    share = min(1.0, _VALUES_MAX / sum(map(len, blocks)))
+    if share < 1 and statistic.thins:
+        blocks = [rng.sample(block, max(1, round(share * len(block)))) for block in blocks]
+    draws = (rng.choices(blocks, k=len(blocks)) for _ in range(_DRAWS))
+    values = (statistic.make([value for block in draw for value in block], seconds) for draw in draws)
+    return [value for value in values if value is not None]
 
 
-def _blocks(rows: Sequence[Result]) -> list[Block]:
-    """Stretches of equal time, those without a request left out."""
+def _blocks(rows: Sequence[Result], statistic: Statistic) -> tuple[list[list[float]], float]:
+    """The values of stretches of equal time, those without a request left out; and the time of all."""
     if not rows:
-        return []
+        return [], 0.0
     seconds = max(row.at for row in rows) + 1e-9
-    parts: list[list[Result]] = [[] for _ in range(max(1, min(_BLOCKS, len(rows) // 5)))]
+    parts: list[list[float]] = [[] for _ in range(max(1, min(_BLOCKS, len(rows) // 5)))]
     for row in rows:
-        parts[int(row.at / seconds * len(parts))].append(row)
-    return [part for part in parts if part]
+        if (value := statistic.take(row)) is not None:
+            parts[int(row.at / seconds * len(parts))].append(value)
+    return [part for part in parts if part], seconds
 
 
 # --- what is compared -------------------------------------------------------------------------------------------------
 
 
-def _quantile(key: str, q: float) -> Statistic:
+def _quantile(name: str, key: str, q: float) -> Statistic:
     """Failed requests count as slower than any; among them there is no value."""
 
-    def statistic(rows: Sequence[Result]) -> float | None:
-        of = [row for row in rows if row.outcome != "interrupted" and (key != "ttft" or row.streamed)]
-        if len(of) < needed(q):
+    def take(row: Result) -> float | None:
+        if row.outcome == "interrupted" or (key == "ttft" and not row.streamed):
             return None
-        values = sorted(getattr(row, key) for row in of if row.outcome == "ok" and getattr(row, key) is not None)
-        place = math.ceil(q * len(of)) - 1
-        return float(values[place]) if place < len(values) else None
+        if row.outcome != "ok":
+            return math.inf
+        value: float | None = getattr(row, key)
+        return value
 
-    return statistic
+    def make(values: list[float], seconds: float) -> float | None:
+        if len(values) < needed(q):
+            return None
+        value = sorted(values)[math.ceil(q * len(values)) - 1]
+        return value if value < math.inf else None
 
-
-def _success(rows: Sequence[Result]) -> float | None:
-    of = [row for row in rows if row.outcome != "interrupted"]
-    return sum(row.outcome == "ok" for row in of) / len(of) if of else None
-
-
-def _throughput(rows: Sequence[Result]) -> float | None:
-    seconds = max((row.at for row in rows), default=0.0)
-    return sum(row.tokens for row in rows if row.outcome == "ok") / seconds if seconds else None
+    return Statistic(f"{name} p{100 * q:g}", " s", take, make)
 
 
-_STATISTICS: tuple[tuple[str, str, Statistic], ...] = (
-    ("first token p50", " s", _quantile("ttft", 0.5)),
-    ("first token p95", " s", _quantile("ttft", 0.95)),
-    ("first token p99", " s", _quantile("ttft", 0.99)),
-    ("whole answer p50", " s", _quantile("total", 0.5)),
-    ("whole answer p95", " s", _quantile("total", 0.95)),
-    ("time per token p50", " s", _quantile("per_token", 0.5)),
-    ("answered well", "%", _success),
-    ("tokens a second", "/s", _throughput),
+_STATISTICS = (
+    _quantile("first token", "ttft", 0.5),
+    _quantile("first token", "ttft", 0.95),
+    _quantile("first token", "ttft", 0.99),
+    _quantile("whole answer", "total", 0.5),
+    _quantile("whole answer", "total", 0.95),
+    _quantile("time per token", "per_token", 0.5),
+    Statistic(
+        "answered well",
+        "%",
+        lambda row: None if row.outcome == "interrupted" else float(row.outcome == "ok"),
+        lambda values, seconds: sum(values) / len(values) if values else None,
+    ),
+    Statistic(
+        "tokens a second",
+        "/s",
+        lambda row: float(row.tokens) if row.outcome == "ok" else 0.0,
+        lambda values, seconds: sum(values) / seconds if seconds else None,
+        thins=False,
+    ),
 )
 
 

@@ -20,7 +20,7 @@ from exporter.loadtest.preflight import Seen
 from exporter.loadtest.run import Ending
 from exporter.loadtest.scenario import Scenario
 from exporter.loadtest.tally import Group, Slice, Tally
-from exporter.loadtest.verdict import Own, Verdict, lag_bound
+from exporter.loadtest.verdict import Own, Verdict, lag_bound, own_p99
 
 SCHEMA = 1
 JSON, CSV, HTML = "report.json", "report.csv", "report.html"
@@ -73,7 +73,7 @@ def build(facts: Facts) -> Report:
         },
         **_measures(everything),
         "rates": _rates(facts),
-        "self_lag_seconds": percentile(own.lag, 0.99).value or own.lag.max or 0.0,
+        "self_lag_seconds": own_p99(own.lag),
         "self": {
             "lag_seconds": stats(own.lag),
             "send_lag_seconds": stats(own.send_lag),
