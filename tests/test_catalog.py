@@ -17,9 +17,6 @@ TARGET_LABELS = frozenset(
 )
 PREFIXES = ("ollama_", "process_", "http_requests_total")  # the last one as a server calls it itself
 
-LOAD_ITSELF = (catalog.LOAD_LAG, catalog.LOAD_PHASE)
-"""What the load tester tells of itself and not of a server."""
-
 each_family = pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
 
 
@@ -99,8 +96,8 @@ def test_the_vantage_point_is_in_the_name() -> None:
             assert "server" not in family.labels
         elif family.name.startswith("ollama_gpu"):
             assert family.labels[0] == "host"
-        elif family in LOAD_ITSELF:
-            assert "server" not in family.labels
+        elif family is catalog.LOAD_PHASE:
+            assert family.labels == ("scenario", "phase")  # of the load tester, and of no server
         elif family.name.startswith(("ollama_exporter_", "process_")):
             assert "model" not in family.labels
         else:

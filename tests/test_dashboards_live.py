@@ -47,7 +47,10 @@ _NO_PAGE = "no release of Ollama has a /metrics of its own, and so has no server
 _NO_INCIDENT = "the demo's incidents that a log tells of come later, or leave no such line"
 _GPUS = "depends on the GPUs of the machine that runs the test"
 _THIS_MACHINE = "depends on the kernel and the disk of the machine that runs the test"
+_NO_LOAD_TEST = "nobody tests the demo's servers under load"
 EMPTY: dict[str, str] = {
+    "annotation Load test phases": _NO_LOAD_TEST,
+    "Load test: ": _NO_LOAD_TEST,
     "annotation Alerts": "the alerting rules are not loaded here: their own tests fire them",
     "Reconfigurations of each model": "nobody in the demo asks for another context",
     "Saturation in 4 hours": "a trend is told from an hour of history on",

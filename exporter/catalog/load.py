@@ -62,7 +62,7 @@ LOAD_TOKENS = Family(
 LOAD_LAG = Family(
     "ollama_load_send_lag_seconds", "histogram",
     "How late the load tester sent its requests, against their plan: its own delay, which makes a run invalid.",
-    (), "seconds", LAG_BUCKETS,
+    ("server",), "seconds", LAG_BUCKETS,
 )  # fmt: skip
 LOAD_PHASE = Family(
     "ollama_load_phase_info", "info",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import socket
 from collections.abc import AsyncIterator, Generator, Iterator, Sequence
 from typing import Any
@@ -33,7 +34,7 @@ class Publisher:
         self._ttft, self._duration = Histogram(catalog.LOAD_TTFT), Histogram(catalog.LOAD_DURATION)
         self._per_token, self._queue = Histogram(catalog.LOAD_PER_TOKEN), Histogram(catalog.LOAD_QUEUE)
         self._lag = Histogram(catalog.LOAD_LAG)
-        self._lag.zero()
+        self._lag.zero(server=self._servers)
         for workload in scenario.workloads:
             of = {"workload": [workload.name], "model": [scenario.model_of(workload)], "server": self._servers}
             for meter in self._plain():
@@ -47,7 +48,7 @@ class Publisher:
         self._good.add(float(good(result, self._scenario.objectives)), **of)
         self._prompt_tokens.add(result.prompt_tokens, **of)
         self._tokens.add(result.tokens, **of)
-        self._lag.observe(result.send_lag)
+        self._lag.observe(result.send_lag, server=result.server)
         observed = [(self._ttft, result.ttft), (self._per_token, result.per_token), (self._queue, result.queue)]
         if result.outcome == "ok":
             observed.append((self._duration, result.total))
@@ -81,7 +82,7 @@ class Publisher:
         try:
             listener = socket.create_server((address[0] or "0.0.0.0", address[1]))
         except OSError as error:
-            yield [f"no /metrics of the run: {address[0]}:{address[1]} cannot be had ({error.strerror})"]
+            yield [f"no /metrics of the run: {address[0]}:{address[1]} cannot be had ({os.strerror(error.errno or 0)})"]
             return
         server = _Server(uvicorn.Config(self._app(run), lifespan="off", log_config=None, access_log=False))
         serving = asyncio.create_task(server.serve([listener]), name="metrics")

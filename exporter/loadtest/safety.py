@@ -115,9 +115,9 @@ def _answer_seconds(tokens: int) -> float:
 
 
 def beyond(scenario: Scenario, expected: Cost) -> Iterator[str]:
-    """Which limits the scenario is going to exceed."""
+    """Which limits the scenario is going to exceed. The rate of users is theirs: it is bounded by their number."""
     limits = scenario.limits
-    if expected.rate > limits.rate:
+    if not scenario.closed and expected.rate > limits.rate:
         yield (
             f"{expected.rate:,.0f} requests a second are more than limits.rate ({limits.rate:,.0f}): --max-rate raises"
             " it"

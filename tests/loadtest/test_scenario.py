@@ -109,8 +109,8 @@ def test_flags_come_before_the_file(tmp_path: Path) -> None:
     ("address", "own"),
     [
         ("127.0.0.1", True), ("::1", True), ("10.1.2.3", True), ("192.168.1.9", True), ("172.16.0.1", True),
-        ("fd00::1", True), ("fe80::1%eth0", True), ("0.0.0.0", True), ("::ffff:10.0.0.1", True), ("8.8.8.8", False), ("2600::1", False),
-        ("100.64.0.1", False), ("::ffff:8.8.8.8", False),
+        ("fd00::1", True), ("fe80::1%eth0", True), ("0.0.0.0", True), ("::ffff:10.0.0.1", True), ("8.8.8.8", False),
+        ("2600::1", False), ("100.64.0.1", False), ("::ffff:8.8.8.8", False),
     ],
 )  # fmt: skip
 def test_what_counts_as_ones_own(address: str, own: bool) -> None:
