@@ -18,15 +18,18 @@ from exporter import catalog
 from exporter.config.kinds import duration_text
 from exporter.loadtest import capacity_html, preflight, report
 from exporter.loadtest.bounds import Bound, Kv, advice, bounds, kv_of
+from exporter.loadtest.measure import Histogram
 from exporter.loadtest.page import Page
 from exporter.loadtest.report import Facts
 from exporter.loadtest.safety import beyond, cost
 from exporter.loadtest.scenario import Scenario
-from exporter.loadtest.search import LEVELS_MAX, Found, Level, Stopped, search
+from exporter.loadtest.search import LEVELS_MAX, Found, Level, Stopped, Word, search
 from exporter.loadtest.session import Session
 
 _START, _MOST = 1 / 8, 16.0
 _BACK_WITHIN = 120.0
+_PILE, _PILE_LEAST = 2.0, 5
+"""How many times as many requests may be in flight at the end as at the beginning, and so many more."""
 _PAUSE = 2.0
 """Seconds between two runs, in which queues run empty."""
 
@@ -110,12 +113,13 @@ async def _one(session: Session, parallel: int | None, given: Mapping[str, Any],
             runs.append(facts)
             if facts.ending == "interrupted":
                 raise Stopped
-            if facts.verdict.word != "pass":
+            if facts.verdict.word != "pass" or piled_up(facts):
                 break
             await asyncio.sleep(_PAUSE)
-        if runs[-1].verdict.word != "pass" or not last:
+        level = level_of(load, runs)
+        if level.verdict != "pass" or not last:
             last[:] = [runs[-1]]
-        return level_of(load, runs)
+        return level
 
     found = await search(measure, given["start"] or load * _START, given["most"] or load * _MOST, whole=whole)
     pages = last[0].pages if last else ()
@@ -127,12 +131,32 @@ async def _one(session: Session, parallel: int | None, given: Mapping[str, Any],
     return Capacity(parallel, unit, found, tuple(bound_by), tuple(helps) if found.lowest_failed else ())
 
 
+def piled_up(facts: Facts) -> str:
+    """Of an open loop, why its load was not carried although the objectives were met: a short run may end before a
+    growing queue hurts. Empty when it was, or where users wait for their answers."""
+    scenario, tally = facts.scenario, facts.tally
+    if scenario.closed:
+        return ""
+    inside = [each for place, each in enumerate(tally.slices) if place * tally.width < scenario.course.seconds]
+    early = Histogram()
+    for each in inside[: max(1, len(inside) // 3)]:
+        early.merge(each.total)
+    offered, over = sum(each.offered for each in inside), sum(each.ended + each.failed for each in inside)
+    usual = (scenario.rate or 0.0) * (early.at_rank((early.count + 1) // 2) or 0.0)
+    if offered - over <= _PILE * usual + _PILE_LEAST:
+        return ""
+    return f"requests piled up: {offered - over} were unanswered at the end, {usual:.0f} at its beginning"
+
+
 def level_of(load: float, runs: Sequence[Facts]) -> Level:
     rates = [facts.tally.all.completed / max(facts.seconds, 1e-9) for facts in runs]
     begun = [facts.tally.all.ttft for facts in runs if facts.tally.all.ttft.count]
     ttfts = [value for each in begun if (value := each.at_rank(max(1, round(0.95 * each.count)))) is not None]
     goodputs = [value for facts in runs if (value := facts.tally.all.goodput) is not None]
-    words = [facts.verdict.word for facts in runs]
+    words: list[Word] = [facts.verdict.word for facts in runs]
+    why = runs[-1].verdict.why
+    if words[-1] == "pass" and (pile := piled_up(runs[-1])):
+        words[-1], why = "fail", (pile,)
     return Level(
         load,
         "fail" if "fail" in words else "invalid" if "invalid" in words else "pass",
@@ -141,7 +165,7 @@ def level_of(load: float, runs: Sequence[Facts]) -> Level:
         (min(rates), max(rates)),
         statistics.median(ttfts) if ttfts else None,
         min(goodputs) if goodputs else None,
-        runs[-1].verdict.why,
+        why,
     )
 
 

@@ -203,15 +203,17 @@ def _bands(bands: Sequence[Band], across: _Scale) -> list[str]:
 
 
 def _path(line: Line, across: _Scale, up: _Scale) -> str:
-    """With a gap where nothing is known."""
-    commands, down = [], False
+    """With a gap where nothing is known; a point alone is a dot, or nobody would see it."""
+    pieces: list[list[str]] = [[]]
     for x, y in line.points:
-        if y is None:
-            down = False
-            continue
-        commands.append(f"{'L' if down else 'M'}{across.at(x):.1f} {up.at(y):.1f}")
-        down = True
-    return f'<path class="line {line.tone}" d="{" ".join(commands)}"/>'
+        if y is not None:
+            pieces[-1].append(f"{across.at(x):.1f} {up.at(y):.1f}")
+        elif pieces[-1]:
+            pieces.append([])
+    drawn = " ".join(f"M{' L'.join(piece)}" for piece in pieces if len(piece) > 1)
+    alone = [piece[0].split() for piece in pieces if len(piece) == 1]
+    dots = "".join(f'<circle class="dot {line.tone}" cx="{x}" cy="{y}" r="2.4"/>' for x, y in alone)
+    return f'<path class="line {line.tone}" d="{drawn}"/>{dots}'
 
 
 def _even(low: float, high: float) -> list[float]:

@@ -51,7 +51,7 @@ class Facts:
 
 
 def build(facts: Facts) -> Report:
-    tally, everything, own = facts.tally, facts.tally.all, facts.own
+    tally, everything, own, gaps = facts.tally, facts.tally.all, facts.own, facts.tally.gaps()
     return {
         "schema": SCHEMA,
         "tool": {"name": "ollama-exporter load", "version": __version__, "python": platform.python_version()},
@@ -72,6 +72,7 @@ def build(facts: Facts) -> Report:
             "settling": tally.settling.offered,
         },
         **_measures(everything),
+        "inter_chunk_seconds": stats(gaps),
         "rates": _rates(facts),
         "self_lag_seconds": own_p99(own.lag),
         "self": {
@@ -99,7 +100,7 @@ def build(facts: Facts) -> Report:
         },
         "distributions": {
             "ttft_seconds": coarse(everything.ttft), "total_seconds": coarse(everything.total),
-            "inter_chunk_seconds": coarse(everything.gaps),
+            "inter_chunk_seconds": coarse(gaps),
         },
         "environment": _environment(facts.seen),
         "reconciliation": list(facts.reconciliation),

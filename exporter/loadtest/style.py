@@ -12,7 +12,7 @@ main{max-width:1180px;margin:0 auto;padding:28px 20px 60px}h1{font-size:26px;mar
 p{margin:6px 0}.soft,.none{color:var(--soft)}.head{display:flex;gap:16px;align-items:center;flex-wrap:wrap}
 .badge{padding:5px 16px;border-radius:99px;color:#fff;font-weight:700;letter-spacing:.03em}
 .badge.pass{background:#188a4c}.badge.fail{background:#c92a2a}.badge.invalid{background:#b7791f}
-ul{margin:8px 0;padding-left:20px}.cards{display:grid;grid-template-columns:repeat(auto-fit,minmax(200px,1fr));gap:12px;margin-top:20px}
+ul{margin:8px 0;padding-left:20px}.cards{display:grid;grid-template-columns:repeat(auto-fit,minmax(240px,1fr));gap:12px;margin-top:20px}
 .card{background:var(--card);border:1px solid var(--rule);border-radius:10px;padding:12px 14px}
 .card b{display:block;font-size:23px;font-variant-numeric:tabular-nums}.card span{color:var(--soft);font-size:13px}
 .grid2{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,480px),1fr));gap:16px}
@@ -23,7 +23,7 @@ border-radius:3px;margin-right:5px}svg{width:100%;height:auto;display:block}svg 
 .axis{fill:var(--soft)}line.grid{stroke:var(--rule)}line.limit{stroke:var(--bad);stroke-dasharray:5 4}text.limit{fill:var(--bad)}
 .band{fill:var(--quiet);opacity:.06}.band.odd{opacity:.14}.line{fill:none;stroke-width:1.8;stroke-linejoin:round}
 .line.a{stroke:var(--a)}.line.b{stroke:var(--b)}.line.c{stroke:var(--c)}.line.ok{stroke:var(--ok)}.line.bad{stroke:var(--bad)}
-.line.quiet{stroke:var(--quiet)}.bar.a,.dot.a{fill:var(--a)}.bar.b,.dot.b{fill:var(--b)}.bar.c,.dot.c{fill:var(--c)}
+.line.quiet{stroke:var(--quiet)}.bar.a,.dot.a{fill:var(--a)}.bar.b,.dot.b{fill:var(--b)}.bar.c,.dot.c{fill:var(--c)}.dot.ok{fill:var(--ok)}.dot.bad{fill:var(--bad)}.dot.quiet{fill:var(--quiet)}
 .dot{opacity:.65}.key.a{background:var(--a)}.key.b{background:var(--b)}.key.c{background:var(--c)}.key.ok{background:var(--ok)}
 .key.bad{background:var(--bad)}.key.quiet{background:var(--quiet)}.scroll{overflow-x:auto}
 table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums;font-size:14px}

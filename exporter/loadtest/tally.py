@@ -128,7 +128,10 @@ class Tally:
         self.unsent = 0
         self.width = max(1.0, scenario.course.seconds / _SLICES)
         self.slices: list[Slice] = []
-        self._models = {workload.name: scenario.model_of(workload) for workload in scenario.workloads}
+        self._gaps: dict[str, Histogram] = {}
+        for workload in scenario.workloads:
+            group = self._of(self.by_workload, (workload.name, scenario.model_of(workload)))
+            self._gaps[workload.name] = group.gaps
 
     def hear(self, result: Result) -> None:
         self._slice(result)
@@ -147,8 +150,14 @@ class Tally:
             (self.cold if result.cold else self.warm).add(result)
 
     def gap(self, workload: str, seconds: float) -> None:
-        self.all.gaps.record(seconds)
-        self._of(self.by_workload, (workload, self._models[workload])).gaps.record(seconds)
+        self._gaps[workload].record(seconds)
+
+    def gaps(self) -> Histogram:
+        """Of all workloads, put together when it is asked for: there are thousands a second."""
+        merged = Histogram()
+        for gaps in self._gaps.values():
+            merged.merge(gaps)
+        return merged
 
     def _of(self, groups: dict[K, Group], key: K) -> Group:
         group = groups.get(key)

@@ -10,11 +10,14 @@ import pytest
 from exporter import catalog
 from exporter.environment import READ
 from exporter.exposition import page
+from exporter.loadtest import capacity
 from exporter.loadtest.bounds import Bound, advice, bounds, kv_of
 from exporter.loadtest.page import Page, parse
 from exporter.loadtest.preflight import Seen
 from exporter.loadtest.search import Found, Level, Stopped, search
 from exporter.model import Sample
+from tests.loadtest.scene import ScriptedWire, play, smoke
+from tests.loadtest.test_report import facts
 
 
 def level(load: float, verdict: str = "pass", throughput: float | None = None, ttft: float = 0.1) -> Level:
@@ -90,6 +93,24 @@ def test_the_knee_and_the_saturation_of_a_queue() -> None:
     assert 60 <= answer.knee.load <= 95
     assert answer.saturation is not None
     assert 95 <= answer.saturation.load <= 110
+
+
+def borne(seconds_each: float, rate: float) -> Level:
+    """A server with one slot, in which an answer takes so long."""
+    free = [0.0]
+
+    def queue(now: float) -> tuple[float, float, int]:
+        free[0] = max(free[0], now) + seconds_each
+        return free[0] - now, 0.0, 1
+
+    return capacity.level_of(rate, [facts(play(smoke(rate=rate, duration="10s"), ScriptedWire(queue)))])
+
+
+def test_a_queue_that_grows_is_not_carried_even_where_the_run_was_too_short_for_it_to_hurt() -> None:
+    assert borne(0.1, 9.0).verdict == "pass"
+    grown = borne(0.1, 11.7)
+    assert grown.verdict == "fail"
+    assert grown.why[0].startswith("requests piled up: ")
 
 
 # --- what bounds it ---------------------------------------------------------------------------------------------------
