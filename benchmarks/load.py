@@ -217,7 +217,9 @@ def _locust(python: str, url: str, users: int, seconds: float) -> dict[str, Any]
     # It counts its CPU from its start, imports and ramp included: more than the others, who are counted when steady.
     return {
         "rate": first["num_requests"] / (first["last_request_timestamp"] - first["start_time"]), "ttft_p50": at(0.5),
-        "ttft_p99": at(0.99), "error_p50": abs(at(0.5) - FIRST), "error_p99": abs(at(0.99) - FIRST), "lag_p99": None, "cpu": spent, "seconds": took,
+        "ttft_p99": at(0.99), "error_p50": abs(at(0.5) - FIRST),
+        "error_p99": abs(at(0.99) - FIRST),
+        "lag_p99": None, "cpu": spent, "seconds": took,
     }  # fmt: skip
 
 

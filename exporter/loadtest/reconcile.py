@@ -146,86 +146,112 @@ class Reconciler:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Excuse:
+    """Why the exporter's figure may be so much lower or higher than the tester's."""
+
+    why: str
+    lower: float = 0.0
+    higher: float = 0.0
+
+
 def rows(server: str, own: Own, before: Page, after: Page, waiting: float | None, seconds: float) -> Iterator[Row]:
     """One server's."""
 
     def more(family: Family, suffix: str = "", **labels: str) -> float | None:
         return grown(before, after, family, suffix, server=server, **labels)
 
+    def row(
+        what: str, tester: float, found: tuple[float | None, str], near: Near, *excuses: Excuse, hint: str = ""
+    ) -> Row:
+        return _row(what, server, tester, found, near, excuses, hint)
+
     canaries = more(catalog.CANARY_ATTEMPTS) or 0.0
     answered = more(catalog.LOG_REQUESTS, status="2xx")
-    yield _row(
-        "requests answered 2xx", server, own.answered, None if answered is None else answered - canaries, 0.01,
-        "logs", unclear=own.unclear, others="somebody else asks this server, too",
+    others = None if answered is None else answered - canaries
+    yield row(
+        "requests answered 2xx", own.answered, (others, "logs"), Near(0.01, 1.0),
+        Excuse(_BROKEN, own.unclear, own.unclear), hint=_OTHERS,
     )  # fmt: skip
-    yield _row("requests refused 503", server, own.busy, more(catalog.LOG_REQUESTS, status="503"), 0.01, "logs")
-    made, source = _first((more(catalog.RUNNER_TOKENS), "runner"), (more(catalog.LOG_GENERATED_TOKENS), "logs"),
-                          (more(catalog.NATIVE_GENERATED), "native"))  # fmt: skip
-    yield _row(
-        "tokens generated", server, own.tokens, made, 0.02, source, own.broken + own.unclear, _tokens_of(canaries)
-    )
-    read, source = _first(
+    yield row("requests refused 503", own.busy, (more(catalog.LOG_REQUESTS, status="503"), "logs"), Near(0.01, 1.0))
+    cut = own.broken + own.unclear
+    each = own.tokens / max(1, own.answered), own.prompt_tokens / max(1, own.answered)
+    made = _first((more(catalog.RUNNER_TOKENS), "runner"), (more(catalog.LOG_GENERATED_TOKENS), "logs"),
+                  (more(catalog.NATIVE_GENERATED), "native"))  # fmt: skip
+    yield row(
+        "tokens generated", own.tokens, made, Near(0.02, 2.0), _canaries(canaries, _CANARY_TOKENS),
+        Excuse(_BROKEN, 2 * cut * each[0], 2 * cut * each[0]), hint=_OTHERS,
+    )  # fmt: skip
+    read = _first(
         (_sum(more(catalog.RUNNER_PROMPT_TOKENS), more(catalog.RUNNER_PROMPT_CACHED)), "runner"),
         (_sum(more(catalog.LOG_PROMPT_TOKENS), more(catalog.LOG_CACHED_TOKENS)), "logs"),
         (more(catalog.NATIVE_PROMPT_TOKENS), "native"),
     )
-    yield _row(
-        "tokens of prompts",
-        server,
-        own.prompt_tokens,
-        read,
-        0.05,
-        source,
-        own.broken + own.unclear,
-        _tokens_of(canaries),
+    yield row(
+        "tokens of prompts", own.prompt_tokens, read, Near(0.02, 2.0), _canaries(canaries, _CANARY_PROMPT_TOKENS),
+        Excuse(_BROKEN, 2 * cut * each[1], 2 * cut * each[1]), hint=_OTHERS,
+    )  # fmt: skip
+    mean = own.seconds / max(1, own.answered)
+    theirs = _mean(
+        _less(more(catalog.LOG_DURATION, "_sum"), more(catalog.CANARY_DURATION, "_sum")),
+        _less(more(catalog.LOG_DURATION, "_count"), more(catalog.CANARY_DURATION, "_count")),
     )
-    yield _row(
-        "mean whole time, s", server, own.seconds / max(1, own.answered),
-        _mean(more(catalog.LOG_DURATION, "_sum"), more(catalog.LOG_DURATION, "_count")), 0.1, "logs",
-        own.broken, "the exporter's canaries are in its mean" if canaries else "",
+    broken = mean if cut else 0.0
+    yield row(
+        "mean whole time, s", mean, (theirs, "logs"), Near(0.05, 0.05), Excuse(_BROKEN, broken, broken),
+        hint="the tester's has its network and its connections in it",
     )  # fmt: skip
-    yield _row(
-        "time without any answer, s", server, own.first_seconds, more(catalog.SOCKETS_UNANSWERED_SECONDS), 0.15,
-        "sockets", others="others' requests wait on this server, too",
+    yield row(
+        "time without any answer, s", own.first_seconds, (more(catalog.SOCKETS_UNANSWERED_SECONDS), "sockets"),
+        Near(0.1, 1.0), hint="others' requests wait on this server, too",
     )  # fmt: skip
-    mean_wait = None if waiting is None or not own.queued else waiting * seconds / own.queued
-    yield _row(
-        "mean wait for a slot, s", server, own.queue / max(1, own.queued), mean_wait, 0.25, "sockets",
-        others="one is an upper bound with overhead in it, the other a mean of looks between bounds", least=0.05,
+    wait = own.queue / max(1, own.queued)
+    looked = None if waiting is None or not own.queued else waiting * seconds / own.queued
+    yield row(
+        "mean wait for a slot, s", wait, (looked, "sockets"), Near(0.15, 0.05),
+        Excuse("the tester's is an upper bound: what the server does between its phases is in it", _OVERHEAD),
+        Excuse("the exporter looked a few times only, and between bounds", 0.3 * wait, 0.3 * wait),
+        hint="others' requests wait on this server, too",
     )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Near:
+    """What is no difference: so large a share of the tester's figure, or so much."""
+
+    share: float
+    least: float
+
+
+_BROKEN = "requests broke off or were given up, which the two count differently"
+_OTHERS = "does somebody else ask this server, too?"
+_CANARY_TOKENS, _CANARY_PROMPT_TOKENS = 16, 64
+"""Of one canary at most: its num_predict, and its prompt with a template around it."""
+_OVERHEAD = 0.25
+
+
+def _canaries(count: float, tokens: float) -> Excuse:
+    return Excuse(f"{count:.0f} canaries of the exporter's are among them", 0.0, count * tokens)
 
 
 def _row(
-    what: str, server: str, tester: float, exporter: float | None, tolerance: float, source: str, unclear: int = 0,
-    others: str = "", least: float = 2.0,
+    what: str, server: str, tester: float, found: tuple[float | None, str], near: Near, excuses: Sequence[Excuse],
+    hint: str,
 ) -> Row:  # fmt: skip
-    """`unclear`: requests that the two may well count differently; `others`: why the exporter may see more."""
+    """Excuses add up. `hint` is for who has to look into a difference that none explains."""
+    exporter, source = found
     if exporter is None:
         return Row(what, server, tester, None, None, "not seen", f"needs the exporter's source {source}", source)
     gap = exporter - tester
     difference = gap / tester if tester else None
-    if abs(gap) <= max(
-        tolerance * max(abs(tester), abs(exporter)), least if isinstance(tester, int) else min(least, 0.05)
-    ):
+    near_enough = max(near.share * abs(tester), near.least)
+    if abs(gap) <= near_enough:
         return Row(what, server, tester, exporter, difference, "agrees", "", source)
-    if unclear:
-        return Row(
-            what, server, tester, exporter, difference, "explained",
-            f"{unclear} requests broke off or were given up, which the two count differently", source,
-        )  # fmt: skip
-    if others and gap > 0:
-        return Row(
-            what, server, tester, exporter, difference, "explained" if "canar" in others else "differs", others, source
-        )
-    return Row(what, server, tester, exporter, difference, "differs", others, source)
-
-
-def _tokens_of(canaries: float) -> str:
-    return (
-        f"{canaries:.0f} canaries of the exporter's are among them"
-        if canaries
-        else "somebody else asks this server, too"
-    )
+    slack = [each.higher if gap > 0 else each.lower for each in excuses]
+    if abs(gap) <= near_enough + sum(slack):
+        why = "; ".join(each.why for each, much in zip(excuses, slack, strict=True) if much)
+        return Row(what, server, tester, exporter, difference, "explained", why, source)
+    return Row(what, server, tester, exporter, difference, "differs", hint, source)
 
 
 def _first(*found: tuple[float | None, str]) -> tuple[float | None, str]:
@@ -235,6 +261,10 @@ def _first(*found: tuple[float | None, str]) -> tuple[float | None, str]:
 def _sum(*parts: float | None) -> float | None:
     """None without the first; the cached ones are absent with builds that do not tell."""
     return None if parts[0] is None else sum(part or 0.0 for part in parts)
+
+
+def _less(whole: float | None, part: float | None) -> float | None:
+    return None if whole is None else whole - (part or 0.0)
 
 
 def _mean(total: float | None, count: float | None) -> float | None:

@@ -7,7 +7,7 @@ from exporter.exposition import page
 from exporter.loadtest.outcomes import Result
 from exporter.loadtest.page import Page, grown, parse
 from exporter.loadtest.reconcile import Own, Row, rows
-from exporter.model import Sample
+from exporter.model import Distribution, Sample
 
 
 def seen(*samples: Sample) -> Page:
@@ -70,9 +70,27 @@ def test_canaries_are_taken_out_of_requests_and_explain_tokens() -> None:
     )  # fmt: skip
 
 
+def test_canaries_do_not_explain_more_than_they_can_have_made() -> None:
+    canary = {"server": "a", "model": "m", "outcome": "ok"}
+    before = seen(*tokens(0, 0), catalog.CANARY_ATTEMPTS(4.0, **canary))
+    after = seen(*tokens(3500, 2000), catalog.CANARY_ATTEMPTS(11.0, **canary))
+    assert judged(own(), before, after)["tokens generated"].judgement == "differs"
+
+
+def test_canaries_are_taken_out_of_the_mean_time() -> None:
+    def whole(count: int, total: float) -> Sample:
+        return catalog.LOG_DURATION(Distribution((0,) * 11 + (count,), total), server="a", api_endpoint="/api/chat")
+
+    def quick(count: int, total: float) -> Sample:
+        return catalog.CANARY_DURATION(Distribution((count,) * 12, total), server="a", model="m")
+
+    found = judged(own(), seen(whole(0, 0.0), quick(0, 0.0)), seen(whole(150, 205.0), quick(50, 5.0)))
+    assert (found["mean whole time, s"].exporter, found["mean whole time, s"].judgement) == (2.0, "agrees")
+
+
 def test_somebody_elses_requests_are_flagged() -> None:
     row = judged(own(), BEFORE, seen(*answered(1200, 5)))["requests answered 2xx"]
-    assert (row.judgement, row.difference, row.why) == ("differs", 1.0, "somebody else asks this server, too")
+    assert (row.judgement, row.difference, row.why) == ("differs", 1.0, "does somebody else ask this server, too?")
 
 
 def test_requests_that_broke_off_explain_a_difference() -> None:
@@ -81,7 +99,9 @@ def test_requests_that_broke_off_explain_a_difference() -> None:
         mine.add(Result(0.0, "steady", "w", "m", "a", "interrupted", True, None, 0.0, None, 1.0))
     row = judged(mine, BEFORE, seen(*answered(1115, 5)))["requests answered 2xx"]
     assert row.judgement == "explained"
-    assert "20 requests broke off" in row.why
+    assert "requests broke off" in row.why
+    many = judged(mine, BEFORE, seen(*answered(1900, 5)))["requests answered 2xx"]
+    assert many.judgement == "differs"
 
 
 def test_waiting_is_compared_by_littles_law() -> None:
