@@ -125,7 +125,7 @@ async def _ours(url: str, users: int, seconds: float) -> dict[str, Any]:
         if result.at >= _RAMP and result.ttft is not None:
             errors.record(abs(result.ttft - FIRST))
 
-    run = Run(scenario, [Target("s", HttpWire(Endpoint(url)))], hear, tally.gap)
+    run = Run(scenario, [Target("s", HttpWire(Endpoint(url)))], hear, tally.gaps_of)
     gc.collect()
     gc.freeze()
     loop = asyncio.get_running_loop()
@@ -246,7 +246,7 @@ async def _stalled(url: str, given: dict[str, object], seconds: int) -> Histogra
     scenario = load("smoke", {**given, "duration": f"{seconds}s", "warm_up": False})
     scenario = replace(scenario, workloads=(replace(scenario.workloads[0], think=0.5),), abort_on=None)
     tally = Tally(scenario)
-    await Run(scenario, [Target("s", HttpWire(Endpoint(url)))], tally.hear, tally.gap).run()
+    await Run(scenario, [Target("s", HttpWire(Endpoint(url)))], tally.hear, tally.gaps_of).run()
     return tally.all.ttft
 
 

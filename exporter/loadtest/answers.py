@@ -11,6 +11,9 @@ from exporter.loadtest.outcomes import Outcome
 LINE_MAX = 16 * 1024 * 1024
 """Bytes without a line break (or of one object) that are taken: an embedding is long, this is longer."""
 
+_GOES_ON, _GOES_ON_SPACED = b'"done":false', b'"done": false'
+"""In a line that is not the last one. Inside a token's text its quotes would be escaped."""
+
 
 class Answer:
     """Fed with bytes and the moment they came; tells what they were when it is over. `on_gap` takes the seconds between
@@ -34,6 +37,16 @@ class Answer:
         return "".join(self._texts)
 
     def feed(self, data: bytes, now: float) -> None:
+        # Nearly every piece is one whole line with a token after the first; the rest is for the others.
+        if (
+            self.last is not None
+            and not self._rest
+            and not self._keeps_text
+            and (_GOES_ON in data or _GOES_ON_SPACED in data)
+            and data.find(b"\n") == len(data) - 1
+        ):
+            self._gap(now)
+            return
         if not self._lines or b"\n" not in data:
             self._rest += data
             if len(self._rest) > LINE_MAX:
@@ -50,11 +63,16 @@ class Answer:
         if self._spoke:
             if self.first is None:
                 self.first = now
-            elif self.last is not None:
-                gap = now - self.last
-                self._on_gap(gap)
-                self.longest_gap = gap if self.longest_gap is None else max(gap, self.longest_gap)
-            self.last = now
+                self.last = now
+            else:
+                self._gap(now)
+
+    def _gap(self, now: float) -> None:
+        gap = now - (now if self.last is None else self.last)
+        self._on_gap(gap)
+        if self.longest_gap is None or gap > self.longest_gap:
+            self.longest_gap = gap
+        self.last = now
 
     def end(self, now: float) -> None:
         """Nothing more comes: what is left has no line break, or was one object from the beginning."""
@@ -117,7 +135,7 @@ class Answer:
                 self._event(line[5:].strip())
             return
         # A token after the first one: nothing in it that is not known, and decoding it would be most of the work.
-        if self.first is not None and not self._keeps_text and (b'"done":false' in line or b'"done": false' in line):
+        if self.first is not None and not self._keeps_text and (_GOES_ON in line or _GOES_ON_SPACED in line):
             self._spoke = True
             return
         fields = _object(line)

@@ -50,26 +50,26 @@ class Target:
         return words if self.counts_whole_prompt and 2 * words >= self.contexts.get(model, _CONTEXT_LEAST) else 0
 
 
-Gap = Callable[[str, float], None]
+Gaps = Callable[[str], Callable[[float], None]]
 
 
 class Run:
-    """One run of a scenario. `hear` is given each result as it comes about, `on_gap` a workload's name and the seconds
-    between two pieces of one of its answers; `concurrency`: how many requests can be in flight, by our files and the
-    scenario's limit; `warmed` is awaited when the models are loaded."""
+    """One run of a scenario. `hear` is given each result as it comes about; `gaps` tells for a workload's name who takes
+    the seconds between two pieces of its answers; `concurrency`: how many requests can be in flight, by our files and
+    the scenario's limit; `warmed` is awaited when the models are loaded."""
 
     def __init__(
         self,
         scenario: Scenario,
         targets: Sequence[Target],
         hear: Callable[[Result], None],
-        on_gap: Gap = lambda workload, seconds: None,
+        gaps: Gaps = lambda workload: lambda seconds: None,
         concurrency: int | None = None,
         now: Callable[[], float] = time.time,
         warmed: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         self.scenario, self.targets = scenario, tuple(targets)
-        self._hear, self._on_gap = hear, on_gap
+        self._hear, self._gaps = hear, gaps
         self._concurrency = min(concurrency or scenario.limits.concurrency, scenario.limits.concurrency)
         self._now, self._warmed = now, warmed
         self.watch = SelfWatch(now)
@@ -201,7 +201,7 @@ class Run:
         )  # fmt: skip
         if self.in_flight >= self._concurrency:
             return result
-        answer = Answer(workload.api, workload.stream, lambda gap: self._on_gap(workload.name, gap), ask.keeps_text)
+        answer = Answer(workload.api, workload.stream, self._gaps(workload.name), ask.keeps_text)
         exchange = Exchange(ask.path, ask.body, answer.feed)
         target.in_flight += 1
         self.in_flight += 1

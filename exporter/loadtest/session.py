@@ -94,7 +94,7 @@ class Session:
             for target, server in zip(targets, await self._look(), strict=True):
                 target.contexts.update(server.contexts())
 
-        run = Run(scenario, targets, take, tally.gap, possible, warmed=warmed)
+        run = Run(scenario, targets, take, tally.gaps_of, possible, warmed=warmed)
         before = _cpu()
         # What is there stays: the collector of garbage need not look at it again while times are taken.
         gc.collect()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -149,11 +150,12 @@ class Tally:
         if result.load is not None:
             (self.cold if result.cold else self.warm).add(result)
 
-    def gap(self, workload: str, seconds: float) -> None:
-        self._gaps[workload].record(seconds)
+    def gaps_of(self, workload: str) -> Callable[[float], None]:
+        """Who takes the seconds between two pieces of an answer: there are thousands a second."""
+        return self._gaps[workload].record
 
     def gaps(self) -> Histogram:
-        """Of all workloads, put together when it is asked for: there are thousands a second."""
+        """Of all workloads, put together when it is asked for."""
         merged = Histogram()
         for gaps in self._gaps.values():
             merged.merge(gaps)

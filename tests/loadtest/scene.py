@@ -118,7 +118,7 @@ async def offer(
     targets = [
         Target(f"s{place}", wire, weight) for place, (wire, weight) in enumerate(zip(wires, weights, strict=True))
     ]
-    run = Run(scenario, targets, hear, tally.gap, concurrency, now)
+    run = Run(scenario, targets, hear, tally.gaps_of, concurrency, now)
     beside = asyncio.create_task(meanwhile(run)) if meanwhile is not None else None  # type: ignore[arg-type]
     ending = await run.run()
     if beside is not None:

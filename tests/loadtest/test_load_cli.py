@@ -156,6 +156,14 @@ def test_what_argparse_refuses_is_2(arguments: list[str]) -> None:
     assert stopped.value.code == 2
 
 
+def test_without_its_extra_it_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "httptools", None)
+    assert main(["load"]) == 2
+    assert "pip install 'ollama-exporter[load]'" in capsys.readouterr().err
+
+
 def test_the_configured_servers_are_asked_under_their_names(remote: Remote) -> None:
     Path("e.yml").write_text(f"servers: [{{name: primary, url: '{remote.url}'}}]\n")
     code, report = load("--config.file", "e.yml")

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
 from exporter.config import ConfigError
 from exporter.loadtest.safety import beyond, connections_possible, cost, located, ours
-from exporter.loadtest.scenario import BUILT_IN, load
+from exporter.loadtest.scenario import BUILT_IN, Limits, Objectives, Scenario, Workload, load
 
 
 def mistakes(tmp_path: Path, text: str, **flags: object) -> list[str]:
@@ -100,6 +102,15 @@ def test_flags_come_before_the_file(tmp_path: Path) -> None:
     scenario = load(str(tmp_path / "s.yml"), {"rate": 3.0, "model": "mine", "duration": "7s"}, {"tokens": 5})
     assert (scenario.users, scenario.rate, scenario.models) == (None, 3.0, ("mine:latest",))
     assert (scenario.course.seconds, scenario.limits.tokens) == (7.0, 5)
+
+
+def test_the_example_in_the_documentation_is_right_and_shows_every_key(tmp_path: Path) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "load-testing.md").read_text("utf-8")
+    example = next(block for block in re.findall(r"```yaml\n(.*?)```", text, re.S) if "workloads:" in block)
+    (tmp_path / "s.yml").write_text(example)
+    assert load(str(tmp_path / "s.yml"), {}).users == 40
+    for cls in (Scenario, Workload, Objectives, Limits):
+        assert [each.name for each in fields(cls) if each.name not in example] == []
 
 
 # --- safety -----------------------------------------------------------------------------------------------------------
