@@ -52,6 +52,7 @@ class Facts:
 
 def build(facts: Facts) -> Report:
     tally, everything, own, gaps = facts.tally, facts.tally.all, facts.own, facts.tally.gaps()
+    width, slices = tally.timeline()
     return {
         "schema": SCHEMA,
         "tool": {"name": "ollama-exporter load", "version": __version__, "python": platform.python_version()},
@@ -95,8 +96,8 @@ def build(facts: Facts) -> Report:
         "servers": [{"name": name, **_group(group)} for name, group in sorted(tally.by_server.items())],
         "phases": _phases(facts),
         "timeline": {
-            "width_seconds": tally.width,
-            "slices": [_slice(each, tally.width, place) for place, each in enumerate(tally.slices)],
+            "width_seconds": width,
+            "slices": [_slice(each, width, place) for place, each in enumerate(slices)],
         },
         "distributions": {
             "ttft_seconds": coarse(everything.ttft), "total_seconds": coarse(everything.total),

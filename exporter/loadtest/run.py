@@ -54,9 +54,9 @@ Gaps = Callable[[str], Callable[[float], None]]
 
 
 class Run:
-    """One run of a scenario. `hear` is given each result as it comes about; `gaps` tells for a workload's name who takes
-    the seconds between two pieces of its answers; `concurrency`: how many requests can be in flight, by our files and
-    the scenario's limit; `warmed` is awaited when the models are loaded."""
+    """One run of a scenario. `hear` is given each result as it comes about; `gaps` tells for a workload's name who
+    takes the seconds between two pieces of its answers; `concurrency`: how many requests can be in flight, by our files
+    and the scenario's limit; `warmed` is awaited when the models are loaded."""
 
     def __init__(
         self,

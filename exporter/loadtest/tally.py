@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ from exporter.loadtest.run import SETTLING
 from exporter.loadtest.scenario import Objectives, Scenario
 
 K = TypeVar("K")
-_SLICES = 120
+_SLICES, _SLICES_LEAST, _IN_A_SLICE = 120, 12, 6
 
 
 def good(result: Result, objectives: Objectives) -> bool:
@@ -113,6 +114,14 @@ class Slice:
     ttft: Histogram = field(default_factory=Histogram)
     total: Histogram = field(default_factory=Histogram)
 
+    def merge(self, other: Slice) -> None:
+        self.offered += other.offered
+        self.failed += other.failed
+        self.ended += other.ended
+        self.tokens += other.tokens
+        self.ttft.merge(other.ttft)
+        self.total.merge(other.total)
+
 
 class Tally:
     """Of one run. What came while it settled is in `settling` and in the slices alone."""
@@ -160,6 +169,18 @@ class Tally:
         for gaps in self._gaps.values():
             merged.merge(gaps)
         return merged
+
+    def timeline(self) -> tuple[float, list[Slice]]:
+        """The slices and their width, so wide that a usual one has some requests: a line with holes shows little."""
+        offered = sum(each.offered for each in self.slices)
+        whole = math.ceil(_IN_A_SLICE * len(self.slices) / max(1, offered))
+        together = max(1, min(whole, len(self.slices) // _SLICES_LEAST))
+        merged = []
+        for start in range(0, len(self.slices), together):
+            merged.append(Slice())
+            for each in self.slices[start : start + together]:
+                merged[-1].merge(each)
+        return together * self.width, merged
 
     def _of(self, groups: dict[K, Group], key: K) -> Group:
         group = groups.get(key)

@@ -89,6 +89,13 @@ def test_requests_add_up(built: dict[str, Any]) -> None:
     assert sum(each["requests"]["offered"] for each in built["phases"]) == built["requests"]["offered"]
 
 
+def test_the_timeline_has_every_request_in_slices_that_are_worth_drawing(built: dict[str, Any]) -> None:
+    slices = built["timeline"]["slices"]
+    whole = built["requests"]["offered"] + built["requests"]["settling"]
+    assert sum(each["offered"] for each in slices) == whole
+    assert len(slices) <= max(24, whole / 3)
+
+
 def test_a_page_is_well_formed_and_needs_no_network(built: dict[str, Any]) -> None:
     page = report_html.page(built)
     assert page.startswith("<!DOCTYPE html>\n")
