@@ -24,17 +24,19 @@ class Bound:
 
 
 def bounds(pages: Sequence[Page], servers: Sequence[str]) -> list[Bound]:
-    """Of the time that the pages were taken in. The first one says most."""
+    """Of the time that the pages were taken in: the first one before the load, the last one after it. The first bound
+    says most."""
     if not pages:
         return []
-    found = [bound for server in servers for bound in _of_server(pages, server)]
-    return [*found, *_of_machine(pages)]
+    during = pages[1:-1] or pages
+    found = [bound for server in servers for bound in _of_server(pages, during, server)]
+    return [*found, *_of_machine(during if len(during) > 1 else pages)]
 
 
-def _of_server(pages: Sequence[Page], server: str) -> Iterator[Bound]:
-    slots = _mean(page.total(catalog.RUNNER_SLOTS, server=server) for page in pages)
-    busy = _mean(page.total(catalog.RUNNER_SLOTS_BUSY, server=server) for page in pages)
-    waiting = _mean(page.total(catalog.SOCKETS_WAITING, server=server) for page in pages)
+def _of_server(pages: Sequence[Page], during: Sequence[Page], server: str) -> Iterator[Bound]:
+    slots = _mean(page.total(catalog.RUNNER_SLOTS, server=server) for page in during)
+    busy = _mean(page.total(catalog.RUNNER_SLOTS_BUSY, server=server) for page in during)
+    waiting = _mean(page.total(catalog.SOCKETS_WAITING, server=server) for page in during)
     if slots and busy is not None and busy >= _ALMOST * slots:
         queue = f", {waiting:.1f} requests waiting for each" if waiting else ""
         yield Bound("slots", server, f"{busy:.1f} of {slots:.0f} slots busy on average{queue}")

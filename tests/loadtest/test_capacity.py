@@ -140,6 +140,11 @@ def test_full_slots_are_seen_with_those_who_wait() -> None:
     assert bound == Bound("slots", "a", "3.9 of 4 slots busy on average, 9.0 requests waiting for each")
 
 
+def test_what_was_before_and_after_the_load_does_not_dilute_it() -> None:
+    idle, full = seen(*slots(0.0)), seen(*slots(4.0))
+    assert [bound.what for bound in bounds([idle, full, full, idle], ["a"])] == ["slots"]
+
+
 def test_a_busy_machine_is_seen_beside_its_slots() -> None:
     what = [bound.what for bound in bounds([seen(*slots(4.0), *cpu(1, 1)), seen(*slots(4.0), *cpu(3, 99))], ["a"])]
     assert what == ["slots", "cpu"]
