@@ -3,15 +3,15 @@
 # Behind a TLS-inspecting proxy, lend the build its CA bundle (it stays out of the image):
 #   docker build --secret id=ca,src=/etc/ssl/certs/ca-certificates.crt -t ollama-exporter .
 # Without a network, bring the wheels along:
-#   pip wheel -c constraints.txt -w wheels '.[docker,gpu,kubernetes]' 'hatchling<2' && docker build --network none -t ollama-exporter .
+#   pip wheel -c constraints.txt -w wheels '.[docker,gpu,kubernetes,load]' 'hatchling<2' && docker build --network none -t ollama-exporter .
 #
 # Needs BuildKit. Any base with Python 3.11+, venv and pip will do: --build-arg BASE=...
 
 ARG BASE=python:3.13-slim-bookworm
 
 FROM ${BASE} AS build
-# The Kubernetes client takes 100 MB; who does not discover there leaves it out: --build-arg EXTRAS=docker,gpu
-ARG EXTRAS=docker,gpu,kubernetes
+# The Kubernetes client takes 100 MB; who does not discover there leaves it out: --build-arg EXTRAS=docker,gpu,load
+ARG EXTRAS=docker,gpu,kubernetes,load
 # The virtual environment gets no pip of its own: the image needs none, and it would be one more thing to patch.
 RUN python3 -m venv --without-pip /opt/ollama-exporter
 RUN --mount=type=bind,target=/src \

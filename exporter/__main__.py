@@ -18,6 +18,7 @@ COMMANDS = {
     "check": "tell what the configuration comes to, or every mistake in it",
     "demo": "run against a simulated fleet; needs no Ollama",
     "metrics": "list every metric",
+    "load": "offer a load to servers and judge it; see load --help",
 }
 _FLAGS = {
     "config.file": ("FILE", "configuration file (YAML)"),
@@ -31,8 +32,15 @@ _ONLY = {"online": {"check"}, "format": {"metrics"}, "seed": {"demo"}, "config.f
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    argv = sys.argv[1:] if argv is None else argv
+    if argv[:1] == ["load"]:  # has flags of its own
+        from exporter.loadtest import cli
+
+        return cli.main(argv[1:])
     parser = _parser()
     given = vars(parser.parse_args(argv))
+    if given["command"] == "load":
+        parser.error("load comes first: ollama-exporter load ...")
     command = given.pop("command") or "run"
     for flag, commands in _ONLY.items():
         if given[flag] is not None and given[flag] is not False and command not in commands:

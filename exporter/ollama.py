@@ -602,7 +602,7 @@ def open_transport(
     `resolve` are those of `Transport`; through a proxy, addresses are the proxy's affair."""
     tls = None
     if endpoint.url.startswith("https"):
-        tls = _tls(endpoint.ca, endpoint.certificate, endpoint.key, endpoint.insecure)
+        tls = tls_context(endpoint.ca, endpoint.certificate, endpoint.key, endpoint.insecure)
     if endpoint.proxy is None:
         return Transport(tls, keep, allows or (lambda _: True), resolve)
     return httpx.AsyncHTTPTransport(
@@ -614,7 +614,7 @@ def open_transport(
 
 
 @lru_cache(maxsize=64)
-def _tls(ca: Any, certificate: Any, key: Any, insecure: bool) -> ssl.SSLContext:
+def tls_context(ca: Any, certificate: Any, key: Any, insecure: bool) -> ssl.SSLContext:
     """Shared by servers with the same settings: reading the trust store takes milliseconds and megabytes."""
     context = ssl.create_default_context(cafile=ca.path if ca else None)
     if certificate:

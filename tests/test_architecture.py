@@ -33,7 +33,7 @@ ROWS: tuple[frozenset[str], ...] = (
     ),
     frozenset({"fleet", "exposition", "series", "discovery", "gaps", "webconfig", "negotiation"}),
     frozenset({"webauth", "listening", "probing"}),
-    frozenset({"web", "status", "check"}),
+    frozenset({"web", "status", "check", "loadtest"}),
     frozenset({"demo"}),
     frozenset({"app"}),
     frozenset({"__main__"}),
@@ -52,7 +52,7 @@ SIDEWAYS = {
     ("web", "status"),
 }
 LIBRARIES = {
-    "prometheus_client": {"exposition", "native"},
+    "prometheus_client": {"exposition", "native", "loadtest/page"},
     "httpx": {
         "ollama",
         "connection",
@@ -66,14 +66,15 @@ LIBRARIES = {
     "kubernetes": {"discovery/kubernetes"},
     "urllib3": {"discovery/kubernetes"},
     "h11": {"llama", "listening"},
-    "httptools": {"connection"},
+    "httptools": {"connection", "loadtest/wire"},
     "psutil": {"local/processes", "sources/host", "sources/own"},
     "pynvml": {"sources/gpu"},
     "bcrypt": {"webauth"},
     "isal": {"web"},
     "yaml": {"config/document"},
     "starlette": {"web", "negotiation", "listening", "status", "simulator/http", "simulator/server"},
-    "uvicorn": {"listening", "simulator/server"},
+    "uvicorn": {"listening", "simulator/server", "loadtest/publish"},
+    "rich": {"loadtest/terminal", "loadtest/session", "loadtest/capacity", "loadtest/cli"},
 }
 
 

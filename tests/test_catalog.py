@@ -96,6 +96,8 @@ def test_the_vantage_point_is_in_the_name() -> None:
             assert "server" not in family.labels
         elif family.name.startswith("ollama_gpu"):
             assert family.labels[0] == "host"
+        elif family is catalog.LOAD_PHASE:
+            assert family.labels == ("scenario", "phase")  # of the load tester, and of no server
         elif family.name.startswith(("ollama_exporter_", "process_")):
             assert "model" not in family.labels
         elif family.name.startswith("probe_"):

@@ -180,7 +180,7 @@ def test_no_data_source_is_written_down(uid: str) -> None:
 def test_a_board_marks_alerts_restarts_and_loads(uid: str) -> None:
     names = {annotation["name"] for annotation in FILES[uid]["annotations"]["list"]}
     alerts = {"Alerts: critical", "Alerts: warning"}
-    assert names == alerts | {"Servers that came up", "ollama serve started", "Loads"}
+    assert names == alerts | {"Servers that came up", "ollama serve started", "Loads", "Load test phases"}
 
 
 @each_board
@@ -653,7 +653,7 @@ def test_every_selector_carries_the_variables() -> None:
             if of_exporter and not {"server", "host"} & set(metric.labels):
                 wanted.add("instance")
             if name.startswith("annotation"):
-                wanted -= {"host", "model", "gpu"}
+                wanted -= {"host", "model", "gpu", "instance"}
             missing = [one for one in sorted(wanted) if f'{one}=~"${one}' not in matchers]
             if missing:
                 wrong.append(f"{uid}: {name}: {metric_name} without {missing}")

@@ -48,7 +48,16 @@ _NO_PAGE = "no release of Ollama has a /metrics of its own, and so has no server
 _NO_INCIDENT = "the demo's incidents that a log tells of come later, or leave no such line"
 _GPUS = "depends on the GPUs of the machine that runs the test"
 _THIS_MACHINE = "depends on the kernel and the disk of the machine that runs the test"
+_NO_LOAD_TEST = "nobody tests the demo's servers under load"
 EMPTY: dict[str, str] = {
+    "annotation Load test phases": _NO_LOAD_TEST,
+    "Load test: ": _NO_LOAD_TEST,
+    "First token, 95th percentile: tester and canary: A": _NO_LOAD_TEST,
+    "Whole answer, 95th percentile: tester and access lines: A": _NO_LOAD_TEST,
+    "Wait for a slot, 95th percentile: tester and canary: A": _NO_LOAD_TEST,
+    "Tokens a second: tester and runners: A": _NO_LOAD_TEST,
+    "Tokens a second: tester and runners: C": _NO_LOAD_TEST,
+    "In flight: tester and kernel: A": _NO_LOAD_TEST,
     "annotation Alerts": "the alerting rules are not loaded here: their own tests fire them",
     "Reconfigurations of each model": "nobody in the demo asks for another context",
     "Saturation in 4 hours": "a trend is told from an hour of history on",

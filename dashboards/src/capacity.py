@@ -384,10 +384,141 @@ _SATURATED = Row(
     ),
 )
 
+_NO_LOAD_TEST = "No load test"
+_OUTCOMES = (
+    "busy", "http_4xx", "http_5xx", "stream_error", "truncated", "malformed", "prompt_cut", "timeout", "connection",
+    "client_lag", "interrupted",
+)  # fmt: skip
+
+_LOAD_TEST = Row(
+    600,
+    "Load tests: what was offered, and what the tester and the exporter saw of it",
+    (
+        panels.graph(
+            601,
+            "Load test: requests a second",
+            "Does the fleet answer what is offered? answered well below offered with waiting requests in the row above:"
+            " the fleet is at its limit. With none: they fail, see beside. The phases are annotations.",
+            [
+                Query(f"sum({rate(catalog.LOAD_OFFERED)})", "offered"),
+                Query(f"sum({rate(catalog.LOAD_REQUESTS, outcome='ok')})", "answered well"),
+                Query(f"sum({rate(catalog.LOAD_REQUESTS, outcome='!ok')})", "failed"),
+            ],
+            Look("cps", empty=_NO_LOAD_TEST, least=0, names=("offered", "answered well", "failed")),
+        ),
+        panels.graph(
+            602,
+            "Load test: requests that failed, by how",
+            "What becomes of requests under load? Decided at the end of the answer, so errors under HTTP 200 are among"
+            " them. client_lag is the tester's own fault, not the servers'.",
+            Query(f"{over('sum', 'outcome', increase(catalog.LOAD_REQUESTS, outcome='!ok'))} > 0", "{{outcome}}"),
+            Look(COUNT, empty="None, or no load test", least=0, names=_OUTCOMES),
+            stack=True,
+            as_bars=True,
+        ),
+        panels.graph(
+            603,
+            "Load test: share of good requests, by server",
+            "Which server keeps its promises under load? Requests that were answered well and in time, of all that were"
+            " offered. One low among high ones: its share of the load is too large (weights).",
+            Query(
+                share(
+                    over("sum", "server", rate(catalog.LOAD_GOOD)), over("sum", "server", rate(catalog.LOAD_OFFERED))
+                ),
+                "{{server}}",
+            ),
+            Look(SHARE, empty=_NO_LOAD_TEST, least=0, most=1),
+        ),
+        panels.graph(
+            604,
+            "First token, 95th percentile: tester and canary",
+            "Does the canary tell what users feel? Both beside each other, estimated within buckets. The canary is held"
+            " back while users fill the slots, so that it may be silent under load. Without a load test: canary alone.",
+            [
+                Query(quantile(0.95, catalog.LOAD_TTFT), "tester"),
+                Query(quantile(0.95, catalog.CANARY_TTFT), "canary"),
+            ],
+            Look(SECONDS, panels.TTFT_LIMITS, NO_TRAFFIC, least=0, names=("tester", "canary")),
+        ),
+        panels.graph(
+            605,
+            "Whole answer, 95th percentile: tester and access lines",
+            "Does the server's log tell what the tester measured? Both beside each other, estimated within buckets. The"
+            " tester higher: its network, or other users have shorter answers.",
+            [
+                Query(quantile(0.95, catalog.LOAD_DURATION), "tester"),
+                Query(quantile(0.95, catalog.LOG_DURATION), "access lines"),
+            ],
+            Look(SECONDS, empty=NEEDS_LOGS, least=0, names=("tester", "access lines")),
+        ),
+        panels.graph(
+            606,
+            "Wait for a slot, 95th percentile: tester and canary",
+            "How long do requests wait under load? Upper bounds, from the server's own account of each answer. Far"
+            " above the canary's: it was held back while slots were full.",
+            [
+                Query(quantile(0.95, catalog.LOAD_QUEUE), "tester"),
+                Query(quantile(0.95, catalog.CANARY_QUEUE_WAIT), "canary"),
+            ],
+            Look(SECONDS, panels.WAIT_LIMITS, NO_TRAFFIC, least=0, names=("tester", "canary")),
+        ),
+        panels.graph(
+            607,
+            "Tokens a second: tester and runners",
+            "Is the tester alone on the fleet? Runners far above the tester: others use it, too. The tester counts an"
+            " answer when it ends, runners as they go.",
+            [
+                Query(f"sum({rate(catalog.LOAD_TOKENS)})", "tester"),
+                Query(f"sum({pick(names.TOKENS)})", "runners or logs"),
+                Query(f"sum({rate(catalog.LOAD_PROMPT_TOKENS)})", "prompts, tester"),
+                Query(f"sum({rate(catalog.RUNNER_PROMPT_TOKENS)})", "prompts, runners"),
+            ],
+            Look(
+                TOKENS_PER_SECOND,
+                empty="Needs the source runner or logs",
+                least=0,
+                names=("tester", "runners or logs", "prompts, tester", "prompts, runners"),
+            ),
+            width=6,
+        ),
+        panels.graph(
+            608,
+            "Load test: time per token, 50th percentile",
+            "Do answers slow down as the load grows? Flat is good: slots share the machine without hurting each other."
+            " From 0.1 s on nobody likes to read along.",
+            Query(quantile(0.5, catalog.LOAD_PER_TOKEN, "server"), "{{server}}"),
+            Look(SECONDS, panels.PER_TOKEN_LIMITS, _NO_LOAD_TEST, least=0),
+            width=6,
+        ),
+        panels.graph(
+            609,
+            "In flight: tester and kernel",
+            "Do both count the same requests? The kernel's are those without an answer yet and those that stream, of"
+            " everybody. Far above the tester: others use the fleet, too.",
+            [
+                Query(f"sum({pick(catalog.LOAD_IN_FLIGHT)})", "tester"),
+                Query(f"sum({pick(catalog.SOCKETS_UNANSWERED)}) + {_STREAMING}", "kernel"),
+            ],
+            Look(COUNT, empty=NEEDS_SOCKETS, least=0, names=("tester", "kernel")),
+            width=6,
+        ),
+        panels.graph(
+            610,
+            "Load test: the tester's own lag, 99th percentile",
+            "Can the test be believed? How late requests were sent against their plan. From 0.1 s on (dashed) the run"
+            " is invalid: the tester's machine is too slow or too busy.",
+            Query(quantile(0.99, catalog.LOAD_LAG), "tester"),
+            Look(SECONDS, panels.LAG_LIMITS, _NO_LOAD_TEST, least=0, names=("tester",)),
+            width=6,
+        ),
+    ),
+)
+
 BOARD = Board(
     "ollama-capacity",
     "Ollama / Queue and capacity",
     "Do I need another server? By the best source that each server has: sockets and runner, else canaries.",
-    (_VERDICT, _NOW, _WAITING, _SATURATED),
+    (_VERDICT, _NOW, _WAITING, _SATURATED, _LOAD_TEST),
     start="now-6h",
+    annotations=("alerts", "restarts", "load tests"),
 )

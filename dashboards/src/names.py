@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from exporter import catalog
+from exporter.catalog import load
 from exporter.model import Family
 from exporter.ollamalog import INFERENCE
 
@@ -89,13 +90,16 @@ BUILT_IN = (SCRAPED, SCRAPE_DURATION, SCRAPE_SAMPLES, ALERTS)
 
 
 OF_TARGETS = (catalog.PROBE_SUCCESS, catalog.PROBE_DURATION, catalog.PROBE_TIMEOUT)
+LOAD_JOB = "ollama-load"
+_OF_LOAD = tuple(value.name for value in vars(load).values() if isinstance(value, Family))
 
 
 def pick(metric: Metric, suffix: str = "", **where: str) -> str:
     """A selector with the variables that the metric's labels allow. A value in `where` may begin with its operator
     (`!`, `~`, `!~`); it is `=` otherwise."""
     labels = metric.labels
-    matchers = ['job=~"$job"']
+    # The load tester is scraped under a name of its own: it comes and goes, and its absence must alarm nobody.
+    matchers = [f'job=~"$job|{LOAD_JOB}"' if metric.name in _OF_LOAD else 'job=~"$job"']
     if "source" in labels:
         matchers += ['server=~"$server|"', 'source=~"$source"']  # a source that is about no server has an empty one
     elif "server" in labels and "host" in labels:

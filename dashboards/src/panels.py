@@ -41,7 +41,7 @@ from grafana_foundation_sdk.models import dashboard as model
 from grafana_foundation_sdk.models import heatmap as heatmap_shapes
 from grafana_foundation_sdk.models import prometheus
 
-from dashboards.src.names import ALERTS, RATE, Metric, increase, pick
+from dashboards.src.names import ALERTS, LOAD_JOB, RATE, Metric, increase, pick
 from exporter import catalog
 from exporter.model import Family
 
@@ -105,6 +105,12 @@ PALETTE: dict[str, str] = {
     "application": NEUTRAL, "device": BAD, "corrected": "light-blue", "uncorrected": "dark-red",
     "power_cap": QUIET, "power_brake": "dark-orange", "software_thermal": "light-red", "hardware_thermal": BAD,
     "hardware_slowdown": "semi-dark-orange", "sync_boost": "#b7b7c0", "clocks_setting": "#6c6c76",
+    # load tests
+    "offered": QUIET, "answered well": OK, "failed": BAD, "tester": NEUTRAL,
+    **dict.fromkeys(("canary", "access lines", "kernel", "runners or logs"), "light-purple"),
+    "prompts, tester": "light-blue", "prompts, runners": "super-light-blue", "stream_error": "semi-dark-red",
+    "truncated": "dark-red", "prompt_cut": "#119da4", "connection": "dark-purple", "client_lag": "yellow",
+    "interrupted": "#b7b7c0",
     # severities of alerts
     "critical": BAD, "warning": WARN, "info": NEUTRAL,
 }  # fmt: skip
@@ -700,11 +706,14 @@ def _annotations(on: Sequence[str]) -> Iterable[Any]:
     yield _annotation("ollama serve started", started, "ollama serve started", "{{host}}", NEUTRAL, "restarts" in on)
     loads = f"sum by (server, model) ({increase(catalog.LOADS_SEEN)}) > 0"
     yield _annotation("Loads", loads, "{{model}} was loaded", "{{server}}", PALETTE["loads"], "loads" in on)
+    phases = f'max by (scenario, phase) ({catalog.LOAD_PHASE.name}{{job=~"$job|{LOAD_JOB}"}})'
+    title = "Load test {{scenario}}: {{phase}}"
+    yield _annotation("Load test phases", phases, title, "{{scenario}}", QUIET, "load tests" in on, "15s")
 
 
-def _annotation(name: str, expr: str, title: str, text: str, colour: str, enabled: bool) -> Any:
+def _annotation(name: str, expr: str, title: str, text: str, colour: str, enabled: bool, step: str = "60s") -> Any:
     annotation = build.AnnotationQuery().name(name).datasource(_SOURCE).expr(expr).enable(enabled).hide(False)
-    return annotation.icon_color(colour).title_format(title).text_format(text).step("60s")
+    return annotation.icon_color(colour).title_format(title).text_format(text).step(step)
 
 
 def correct(board: dict[str, Any]) -> None:

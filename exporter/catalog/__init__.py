@@ -21,6 +21,7 @@ from exporter.catalog.audit import *
 from exporter.catalog.source import *
 from exporter.catalog.exporter import *
 from exporter.catalog.discovery import *
+from exporter.catalog.load import *
 from exporter.model import Family
 
 FAMILIES: tuple[Family, ...] = tuple(value for value in list(globals().values()) if isinstance(value, Family))

@@ -108,7 +108,7 @@ def _of_this_machine(config: Config) -> Iterator[Watch]:
 def _native(server: Server, config: Config) -> Iterator[Watch]:
     if config.native.mode == "off":
         return
-    settings = NativeSettings(_endpoint(server), config.limits.models)
+    settings = NativeSettings(endpoint_of(server), config.limits.models)
     within = _NATIVE_CALLS * server.timeout + _MARGIN
     yield Watch(server.name, "native", config.native.every, within, settings, config.native.mode == "auto")
 
@@ -144,7 +144,7 @@ def _audit(server: Server, config: Config) -> Iterator[Watch]:
         return
     log = None if config.logs.mode == "off" else _logs(server, config)
     settings = AuditSettings(
-        _endpoint(server),
+        endpoint_of(server),
         server.container or "",
         None if config.docker.mode == "off" else config.docker.address or "",
         log if log and (log.file or log.unit or log.container) else None,
@@ -168,7 +168,7 @@ class _Optional(Protocol):
 
 
 def _over_http(server: Server, limits: Limits) -> Iterator[Watch]:
-    at, canary = _endpoint(server), server.canary
+    at, canary = endpoint_of(server), server.canary
     api = ApiSettings(at, server.inventory_interval, limits.models, limits.inventory)
     yield Watch(server.name, "api", server.poll_interval, _API_CALLS * server.timeout + _MARGIN, api)
     if all(mode == "off" for mode in (canary.mode, *dict(canary.models).values())):
@@ -180,7 +180,7 @@ def _over_http(server: Server, limits: Limits) -> Iterator[Watch]:
     yield Watch(server.name, "canary", every, _CANARY_CALLS * server.timeout + _MARGIN, settings)
 
 
-def _endpoint(server: Server) -> Endpoint:
+def endpoint_of(server: Server) -> Endpoint:
     basic = server.basic_auth
     return Endpoint(
         url=server.url,

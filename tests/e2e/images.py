@@ -130,7 +130,7 @@ def _exporter(engine: Engine, context: Path) -> str:
         shutil.copy(debian.ROOT / name, context)
     for name in ("exporter", "packaging"):
         shutil.copytree(debian.ROOT / name, context / name, ignore=shutil.ignore_patterns("__pycache__"))
-    wheels = ["-c", "constraints.txt", "-w", "wheels", ".[docker,gpu,kubernetes]", "hatchling<2"]
+    wheels = ["-c", "constraints.txt", "-w", "wheels", ".[docker,gpu,kubernetes,load]", "hatchling<2"]
     python = [sys.executable, "-m", "pip", "wheel", "--quiet", "--disable-pip-version-check"]
     subprocess.run([*python, *wheels], cwd=context, check=True, capture_output=True)
     image = "stand-in/exporter"
