@@ -397,6 +397,10 @@ MISTAKES: dict[str, tuple[str, list[str]]] = {
         ],
     ),
     "no server": ("servers: []", ["servers: names no server; leave the key out to watch OLLAMA_HOST"]),
+    "no server, and a /probe that may ask nobody": (
+        "servers: []\nprobe: {enabled: false, allow: [gpu1]}",
+        ["servers: names no server; leave the key out to watch OLLAMA_HOST"],
+    ),
     "servers without any": ("servers:", ["servers: must be a list (- ...), got nothing"]),
     "a value left empty": (
         A % "timeout: , name2: x",

@@ -7,6 +7,7 @@ import socket
 from collections.abc import Iterable, Mapping
 from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 from exporter.config import document
 from exporter.config.addresses import host_and_port, ollama_host
@@ -126,7 +127,7 @@ def _entry(written: str) -> dict[str, str]:
 
 
 def _with_servers_of_file(reader: Reader, config: Config, path: str) -> Config:
-    if config.servers == () and not _discovers(config):
+    if config.servers == () and not (_discovers(config) or _only_probes(config)):
         reader.wrong("servers", "names no server; leave the key out to watch OLLAMA_HOST")
     return replace(config, origin=path)
 
@@ -147,6 +148,12 @@ def _with_default_server(reader: Reader, config: Config) -> Config:
 
 def _discovers(config: Config) -> bool:
     return bool(config.discovery)  # None, where it is wrong and has been told of
+
+
+def _only_probes(config: Config) -> bool:
+    """Whether the exporter is one of many that look at what Prometheus names, and at nothing else."""
+    probe: Any = config.probe  # None, as above
+    return bool(probe is None or (probe.enabled and probe.allow != ()))
 
 
 _KUBERNETES = re.compile(

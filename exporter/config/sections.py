@@ -673,7 +673,8 @@ class Config:
 
     servers: tuple[Server, ...] = setting(
         listing(section(Server)),
-        f"The fleet. {SERVERS} replaces it as a whole.",
+        f"The fleet. {SERVERS} replaces it as a whole. Empty is right with `discovery`, and with `probe.allow` where"
+        " only /probe is to look.",
         None,
         "OLLAMA_HOST, or " + DEFAULT_URL,
     )
