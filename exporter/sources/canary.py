@@ -103,6 +103,7 @@ class CanarySource:
         self._modes = dict(self._settings.models)
         self._subjects: dict[str, _Subject] = {}
         self._present: frozenset[str] = frozenset()
+        self._met: dict[str, None] = {}
         self._pending: asyncio.Task[None] | None = None
         self._pending_model, self._pending_since = "", 0.0
         self._hold_until = self._tick = 0.0
@@ -153,6 +154,7 @@ class CanarySource:
         names = sorted(name for name in rows if self._mode(name) != "off")[: self._settings.models_max]
         names += [name for name, mode in self._settings.models if mode == "always" and name not in rows]
         self._present = frozenset(names)
+        self._forget_those_beyond_the_cap(names)
         # A model that reloads under a canary is not listed meanwhile; what its answer tells must not be lost.
         asked = {self._pending_model} if self._pending is not None else set()
         for name in self._subjects.keys() - self._present - asked:
@@ -168,6 +170,15 @@ class CanarySource:
             elif subject.settling and row is not None:
                 # When we last looked, users in flight kept the expiry from moving. What it is now may be our doing.
                 subject.left_expiry, subject.settling = row.expires, False
+
+    def _forget_those_beyond_the_cap(self, names: list[str]) -> None:
+        """Models come and go, and each leaves its counters: of those who are gone, the longest first."""
+        self._met = {**{name: None for name in self._met if name not in self._present}, **dict.fromkeys(names)}
+        beyond = len(self._met) - max(self._settings.models_max, len(names))
+        if beyond > 0:
+            self._met = dict.fromkeys(list(self._met)[beyond:])
+            for meter in self._meters():
+                meter.keep("model", frozenset(self._met) | {self._pending_model, ""})
 
     def _mode(self, name: str) -> CanaryMode:
         return self._modes.get(name, self._settings.mode)

@@ -205,6 +205,20 @@ async def test_after_a_long_wait_the_slots_are_left_to_users() -> None:
 
 
 @virtually
+async def test_models_that_come_and_go_have_no_more_series_than_the_cap_allows() -> None:
+    models = tuple(replace(TINYLLAMA, name=f"m{n}:latest", digest="", blob="") for n in range(8))
+    settings = CanarySettings(ENDPOINT, models_max=3)
+    async with stage(server=ServerConfig(models=models), settings=settings) as it:
+        for model in models:
+            await it.ask(model.name, keep_alive="40s")
+            seen = await it.run(60)
+            names = {labels[1] for labels in seen.series(catalog.CANARY_ATTEMPTS)}
+            assert model.name in names, "the newest is measured"
+            assert len(names) <= 3
+        assert names == {"m5:latest", "m6:latest", "m7:latest"}, "of those gone, the longest gone are forgotten"
+
+
+@virtually
 async def test_a_remote_model_is_never_asked_for() -> None:
     modes: tuple[tuple[str, CanaryMode], ...] = (("gpt-oss:20b-cloud", "always"),)
     async with stage(settings=CanarySettings(ENDPOINT, models=modes)) as it:
