@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass, fields
 from importlib import import_module
 
@@ -65,16 +65,20 @@ _OF_FAMILIES: Mapping[Family, int] = {
 _INVENTORY = frozenset({catalog.INSTALLED_SIZE, catalog.INSTALLED_INFO})
 
 
-def count(source: str, switches: Switches = ALL_ON) -> Count:
+def count(source: str, switches: Switches = ALL_ON, names: Set[str] | None = None) -> Count:
     """The most series that a watch through this source can have; of `host`, nobody knows before looking. Of `gpu`, of
-    one GPU, with a model in its memory counted as loaded."""
-    sizes = {"fixed": len(SOURCES[source].reasons) + 4, "loaded": 0, "installed": 0}  # its own ollama_source_*
+    one GPU, with a model in its memory counted as loaded. `names`: of samples, where not all of them are kept."""
+    sizes = {"fixed": sum(_lines(family, names) for family in _OF_EACH_WATCH), "loaded": 0, "installed": 0}
+    sizes["fixed"] += len(SOURCES[source].reasons) * _lines(catalog.SOURCE_FAILURES, names)
     for family in catalog.FAMILIES:
         if _VANTAGE.get(family) == source and (switches.inventory or family not in _INVENTORY):
-            sizes[_subject(family, source, switches)] += _children(family, source) * _lines(family)
+            sizes[_subject(family, source, switches)] += _children(family, source) * _lines(family, names)
     return Count(sizes["fixed"], sizes["loaded"], sizes["installed"])
 
 
+_OF_EACH_WATCH = (
+    catalog.SOURCE_UP, catalog.SOURCE_DURATION, catalog.SOURCE_LAST_ATTEMPT, catalog.SOURCE_LAST_SUCCESS
+)  # fmt: skip
 _VANTAGE: Mapping[Family, str] = {
     **{
         family: source
@@ -98,8 +102,12 @@ def _children(family: Family, source: str) -> int:
     return _OF_FAMILIES.get(family) or math.prod(sizes.get(label, 1) for label in family.labels)
 
 
-def _lines(family: Family) -> int:
-    return len(family.buckets) + 3 if family.kind == "histogram" else 1  # +Inf, sum, count
+def _lines(family: Family, names: Set[str] | None) -> int:
+    """`+Inf`, sum and count are lines of a histogram too."""
+    lines = {"": 1}
+    if family.kind == "histogram":
+        lines = {"_bucket": len(family.buckets) + 1, "_sum": 1, "_count": 1}
+    return sum(number for suffix, number in lines.items() if names is None or family.name + suffix in names)
 
 
 # --- docs/series.md --------------------------------------------------------------------------------------------------
@@ -188,4 +196,6 @@ def _page() -> Iterator[str]:
         " addresses) is never a label.",
         "- With `limits.histogram_models: false` the label `model` of histograms is empty, which Prometheus takes for"
         " not there. Recorded names of single models then tell of all of them together.",
+        "",
+        "What fleets of 10 to 10,000 servers cost, and how several exporters share one: [scaling](scaling.md).",
     )
