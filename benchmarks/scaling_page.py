@@ -213,7 +213,7 @@ def _remote(results: dict[str, Any]) -> Iterator[str]:
     yield ""
     yield "| | |"
     yield "|---|--:|"
-    yield f"| series in Prometheus | {it['raw_series']:,} |"
+    yield f"| series in Prometheus, with those recorded | {it['raw_series']:,} |"
     yield f"| of these in the store | {it['kept_series']:,} ({it['kept_series'] / it['raw_series']:.0%}) |"
     yield f"| samples/s sent | {spread['sent_per_second']:,.0f} ({share:.0%}) |"
     yield f"| bytes a sample in the store | {it['storage_bytes'] / it['samples']:.2g} |"

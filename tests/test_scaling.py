@@ -35,6 +35,13 @@ def test_the_tables_are_in_step() -> None:
     assert scaling_page.filled(TEXT) == TEXT, "run scripts/generate"
 
 
+def test_what_the_text_says_of_probe_is_what_was_measured() -> None:
+    results = json.loads(scaling.RESULTS.read_text("utf-8"))
+    (loops,) = [each for each in results["loops"] if each["servers"] == results["spread"]["servers"]]
+    times = sum(results["spread"]["prober_cpu_cores"]) / loops["cpu_cores"]
+    assert f"| 1 | about {times:.0f} |" in TEXT
+
+
 def test_every_example_is_one_of_ours_or_of_prometheus() -> None:
     assert len(BLOCKS) == len(OURS) + len(THEIRS)
     assert len(OURS) == 3

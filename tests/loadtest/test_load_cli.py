@@ -159,7 +159,7 @@ def test_what_argparse_refuses_is_2(arguments: list[str]) -> None:
 def test_without_its_extra_it_says_what_to_install(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setitem(sys.modules, "httptools", None)
+    monkeypatch.setitem(sys.modules, "rich", None)
     assert main(["load"]) == 2
     assert "pip install 'ollama-exporter[load]'" in capsys.readouterr().err
 

@@ -253,6 +253,20 @@ async def test_past_the_cap_models_are_summed_under_other_and_counted() -> None:
 
 
 @virtually
+async def test_models_that_come_and_go_do_not_pile_up_past_the_cap() -> None:
+    """Those that the inventory names by name, as many that were loaded since, and all are settled at the next one."""
+    models = tuple(replace(TINYLLAMA, name=f"m{n:02}:latest", digest="", blob="") for n in range(60))
+    async with stage("api", ServerConfig(models=models), ApiSettings(ENDPOINT, 3600.0, models_max=10)) as it:
+        for model in models:
+            await it.ask(model.name, keep_alive="20s")
+            seen = await it.run(30)
+            assert len(seen.series(catalog.LOADED_SIZE)) <= 11
+            assert len(seen.series(catalog.LOADS_SEEN)) <= 2 * 10
+        seen = await it.run(3600)
+        assert len(seen.series(catalog.LOADS_SEEN)) == 10
+
+
+@virtually
 async def test_counters_of_a_model_that_was_deleted_go_with_it() -> None:
     async with stage("api") as it:
         await it.ask("llama3.2:3b", keep_alive="20s")
