@@ -10,6 +10,7 @@ import subprocess
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from exporter.check import plan_text
 from exporter.config import Config, ConfigError, load
 from exporter.config.targets import parse_allowed
 from exporter.exposition import render
+from exporter.loop import Loop
 from exporter.model import Family, Reading, Watch
 from exporter.probing import Probing, Question, Refusal, Seen, deadline, ordered, states
 from exporter.probing.report import report
@@ -725,11 +727,10 @@ def test_a_rebound_name_is_refused_when_it_is_connected_to_anew(tmp_path: Path) 
     run()
 
 
-def test_a_slow_dns_holds_up_no_other_thread(tmp_path: Path, monkeypatch: Any) -> None:
+def test_a_slow_dns_holds_up_no_other_thread(tmp_path: Path) -> None:
+    """On the loop that the program runs on."""
     hung = threading.Event()
-    monkeypatch.setattr(states, "getaddrinfo", lambda *_, **__: hung.wait(20))
 
-    @in_loop
     async def run() -> None:
         config = configured(tmp_path, "allow: ['*.example.org']")
         probing = Probing(Surroundings())
@@ -741,7 +742,8 @@ def test_a_slow_dns_holds_up_no_other_thread(tmp_path: Path, monkeypatch: Any) -
             assert await asyncio.to_thread(lambda: "free") == "free"
             hung.set()
 
-    run()
+    with asyncio.Runner(loop_factory=partial(Loop, lookup=lambda *_: hung.wait(20) and [])) as runner:
+        runner.run(run())
 
 
 # --- the pages that tell of it ---------------------------------------------------------------------------------------

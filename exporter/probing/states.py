@@ -6,10 +6,8 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import Hashable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
-from socket import SOCK_STREAM, getaddrinfo
 
 from exporter.config.targets import Allowed, Target, may_lead_to
 from exporter.connection import Resolve
@@ -23,7 +21,6 @@ STATES_MAX = 2000
 CANARIES_MAX = 500
 IDLE_SECONDS = 900.0
 """A state that nobody asked for so long is closed."""
-_RESOLVERS = 4
 
 Holder = tuple[str, Hashable]
 
@@ -45,7 +42,7 @@ class Judge:
 class State:
     """One source of one target. Looks that are wanted at the same time are one look."""
 
-    def __init__(self, watch: Watch, around: Surroundings, judge: Judge | None, resolve: Resolve) -> None:
+    def __init__(self, watch: Watch, around: Surroundings, judge: Judge | None, resolve: Resolve | None) -> None:
         self.watch, self.forbidden = watch, False
         self.asked_at = asyncio.get_running_loop().time()
         self._judge, self._resolve, self._around = judge, resolve, around
@@ -106,9 +103,7 @@ class States:
     """
 
     def __init__(self, around: Surroundings, resolve: Resolve | None = None) -> None:
-        self._around = around
-        self._threads = ThreadPoolExecutor(_RESOLVERS, "probe-names") if resolve is None else None
-        self._resolve = resolve or self._in_threads
+        self._around, self._resolve = around, resolve
         self._passive: OrderedDict[tuple[Watch, Judge | None], State] = OrderedDict()
         self._canaries: dict[str, tuple[Holder, State]] = {}
 
@@ -159,9 +154,6 @@ class States:
         self._canaries.clear()
         for state in states:
             await state.aclose()
-        if self._threads is not None:
-            # Beside the other threads, so that the program's end waits for a hung one no longer than for these.
-            asyncio.get_running_loop().run_in_executor(None, self._threads.shutdown)
 
     async def _make_room(self) -> None:
         for key, state in tuple(self._passive.items()):
@@ -170,9 +162,3 @@ class States:
             if not state.busy:
                 del self._passive[key]
                 await state.aclose()
-
-    async def _in_threads(self, host: str) -> list[str]:
-        """In threads of their own: a slow DNS must not hold up what else needs threads."""
-        find = partial(getaddrinfo, host, None, type=SOCK_STREAM)
-        found = await asyncio.get_running_loop().run_in_executor(self._threads, find)
-        return [str(place[0]) for *_, place in found]
