@@ -7,7 +7,9 @@ Nothing is ever sent twice. Every read is stamped once, when the event loop hand
 from __future__ import annotations
 
 import asyncio
+import re
 import ssl
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -21,8 +23,12 @@ from exporter.ollama import request_headers, tls_context
 
 AGENT = f"ollama-exporter-load/{__version__}"
 """Not the exporter's own: what is asked here is traffic to it, like anybody's."""
+REST_SECONDS = 0.05
+"""Not used again before: some servers (llama-server after each stream) close without a word as soon as they have
+answered, and what is sent meanwhile would be told as failed."""
 _IDLE_SECONDS = 20.0
 """A connection that rested longer is not used again: a proxy may be about to close it, and no request is sent twice."""
+_KEEP_ALIVE = re.compile(rb"timeout=(\d{1,6})")
 
 
 class NoConnection(Exception):
@@ -81,7 +87,7 @@ class HttpWire:
         self._context: ssl.SSLContext | None = (
             tls_context(endpoint.ca, endpoint.certificate, endpoint.key, endpoint.insecure) if self._tls else None
         )
-        self._idle: list[_Connection] = []
+        self._idle: deque[_Connection] = deque()  # in the order in which they came to rest
         self._open: set[_Connection] = set()
 
     async def exchange(self, exchange: Exchange) -> None:
@@ -105,9 +111,9 @@ class HttpWire:
 
     def _rested(self) -> _Connection | None:
         now = asyncio.get_running_loop().time()
-        while self._idle:
-            connection = self._idle.pop()
-            if connection.reusable and now - connection.rests_since < _IDLE_SECONDS:
+        while self._idle and now - self._idle[0].rests_since >= REST_SECONDS:
+            connection = self._idle.popleft()
+            if connection.reusable and now - connection.rests_since < connection.rests_at_most:
                 return connection
             connection.abort()
         return None
@@ -143,6 +149,7 @@ class _Connection(asyncio.Protocol):
         self._until_closed = False
         self.reusable = False
         self.rests_since = 0.0
+        self.rests_at_most = _IDLE_SECONDS
 
     async def ask(self, request: bytes, exchange: Exchange) -> None:
         self.reusable = False
@@ -191,8 +198,11 @@ class _Connection(asyncio.Protocol):
     # -- httptools
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if name.lower() in (b"content-length", b"transfer-encoding"):
+        name = name.lower()
+        if name in (b"content-length", b"transfer-encoding"):
             self._until_closed = False
+        elif name == b"keep-alive" and (told := _KEEP_ALIVE.search(value)) is not None:
+            self.rests_at_most = min(_IDLE_SECONDS, int(told[1]) - 1.0)  # it closes then: not to meet it at the door
 
     def on_headers_complete(self) -> None:
         if self._exchange is not None:

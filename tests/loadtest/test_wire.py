@@ -8,15 +8,17 @@ from typing import Any
 
 import pytest
 
-from exporter.loadtest.wire import Broken, Exchange, HttpWire, NoConnection, NotHttp
+from exporter.loadtest.wire import REST_SECONDS, Broken, Exchange, HttpWire, NoConnection, NotHttp
 from exporter.model import Endpoint, Secret
 
 Serve = Callable[[bytes, asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
-def talk(serve: Serve, *, times: int = 1, endpoint: Callable[[str], Endpoint] = Endpoint) -> tuple[list[Any], int]:
+def talk(
+    serve: Serve, *, times: int = 1, pause: float = 0.0, endpoint: Callable[[str], Endpoint] = Endpoint
+) -> tuple[list[Any], int]:
     """What became of each of so many exchanges one after the other (its bytes, or an exception), and how many
-    connections they took."""
+    connections they took. `pause`: seconds before each."""
     connections = 0
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -41,6 +43,7 @@ def talk(serve: Serve, *, times: int = 1, endpoint: Callable[[str], Endpoint] = 
         for _ in range(times):
             pieces: list[bytes] = []
             exchange = Exchange("/api/generate", b'{"a":1}', lambda data, now, pieces=pieces: pieces.append(data))  # type: ignore[misc]
+            await asyncio.sleep(pause)
             try:
                 async with asyncio.timeout(5):
                     await wire.exchange(exchange)
@@ -76,7 +79,25 @@ LENGTH = OK + b"Content-Length: 5\r\n\r\nabcde"
 
 @pytest.mark.parametrize("answer", [CHUNKED, LENGTH], ids=["chunked", "length"])
 def test_connections_are_kept_and_used_again(answer: bytes) -> None:
-    assert talk(raw(answer), times=3) == ([(200, b"abcde")] * 3, 1)
+    assert talk(raw(answer), times=3, pause=1.1 * REST_SECONDS) == ([(200, b"abcde")] * 3, 1)
+
+
+def test_a_server_that_closes_after_an_answer_without_a_word_fails_no_request() -> None:
+    """As llama-server does after each stream: the next request must not meet the end of the last connection."""
+
+    async def serve(head: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(CHUNKED)
+        asyncio.get_running_loop().call_later(REST_SECONDS / 5, writer.close)
+
+    assert talk(serve, times=3) == ([(200, b"abcde")] * 3, 3)
+
+
+def test_a_connection_is_not_used_until_the_server_ends_it() -> None:
+    """Whoever keeps it for a second would close it while the next request is on its way."""
+    answer = LENGTH.replace(b"\r\n\r\n", b"\r\nKeep-Alive: timeout=1, max=100\r\n\r\n")
+    assert talk(raw(answer), times=2, pause=1.1 * REST_SECONDS) == ([(200, b"abcde")] * 2, 2)
+    kept = answer.replace(b"timeout=1,", b"timeout=5,")
+    assert talk(raw(kept), times=2, pause=1.1 * REST_SECONDS) == ([(200, b"abcde")] * 2, 1)
 
 
 def test_an_answer_without_a_length_ends_with_its_connection() -> None:
