@@ -211,6 +211,30 @@ def test_slots_are_tried_only_with_a_way_to_restart(remote: Remote, capsys: pyte
     assert capsys.readouterr().out.splitlines()[-1] == "--restart: the command ended with 1"
 
 
+READERS = """
+model: tinyllama
+rate: 8
+arrivals: constant
+duration: 1s
+workloads:
+- {name: quick, api: generate, answer_tokens: 40}
+- {name: slow, api: generate, answer_tokens: 40, read_rate: 2000}
+"""
+
+
+def test_slow_readers_lose_nothing_and_are_no_lag_of_the_tester(remote: Remote) -> None:
+    Path("readers.yml").write_text(READERS)
+    code = main(["load", "--scenario", "readers.yml", "--url", remote.url, "--out", "out", *QUIET])
+    report = json.loads(Path("out/report.json").read_text())
+    assert (code, report["verdict"], report["requests"]["completed"]) == (0, "pass", 8)
+    of = {each["name"]: each for each in report["workloads"]}
+    assert of["slow"]["requests"]["completed"] > 0
+    # 40 lines of a hundred bytes, less the first kilobyte; the server itself takes 0.3 s.
+    assert of["slow"]["total_seconds"]["mean"] > 1.0 + of["quick"]["total_seconds"]["mean"]
+    assert of["slow"]["ttft_seconds"]["max"] < 1.0
+    assert any(note.startswith("workload slow reads 2,000 bytes a second") for note in report["notes"])
+
+
 SLOTS = """
 model: tinyllama
 users: 2

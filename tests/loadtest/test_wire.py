@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -185,3 +186,42 @@ def test_headers_are_those_of_the_server_and_name_the_load_tester() -> None:
         b"Content-Length: 7",
     ):
         assert line in heads[0]
+
+
+def test_who_reads_slowly_makes_the_server_wait() -> None:
+    """40 KB at 40 KB/s, of which both kernels can hold no more than a part: the server cannot be done before."""
+    piece, pieces, rate = b"x" * 2000, 20, 40_000.0
+    wrote_for: list[float] = []
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        clock = asyncio.get_running_loop().time
+        began = clock()
+        await reader.readuntil(b"{}")
+        writer.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        writer.transport.set_write_buffer_limits(0)
+        writer.write(OK + b"Content-Length: %d\r\n\r\n" % (len(piece) * pieces))
+        for _ in range(pieces):
+            writer.write(piece)
+            await writer.drain()
+        wrote_for.append(clock() - began)
+        writer.close()
+
+    async def main() -> tuple[Exchange, list[tuple[int, float]]]:
+        server = await asyncio.start_server(handle, "127.0.0.1", 0)
+        wire = HttpWire(Endpoint(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"))
+        read: list[tuple[int, float]] = []
+        exchange = Exchange("/", b"{}", lambda data, now: read.append((len(data), now)), read_rate=rate)
+        async with asyncio.timeout(20):
+            await wire.exchange(exchange)
+        await wire.aclose()
+        server.close()
+        await server.wait_closed()
+        await asyncio.sleep(0.02)
+        return exchange, read
+
+    exchange, read = asyncio.run(main())
+    began, ended = exchange.sent_at or 0.0, exchange.ended_at or 0.0
+    assert sum(length for length, _ in read) == len(piece) * pieces
+    assert ended - began >= 0.9 * (len(piece) * pieces - 1024) / rate
+    assert read[0][1] - began < 0.5 < wrote_for[0]
+    assert max(length for length, _ in read) <= rate / 10
