@@ -43,3 +43,19 @@ def kubetools() -> Path:
     if not all((found / each).exists() for each in ("helm4", "keda.py")):
         pytest.skip("NO HELM, NO KUBECTL: run scripts/kubetools. Chart and kustomizations were not tried at all.")
     return found
+
+
+@pytest.fixture(scope="session")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A real llama-server, and its small model under a name that Ollama would give it. Without them: as above."""
+    root = Path(__file__).resolve().parents[1]
+    found = root / ".cache" / "llama"
+    if os.environ.get("CI") == "true":
+        done = subprocess.run([root / "scripts" / "llama"], capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            pytest.fail(f"no real llama-server: {done.stderr}")
+    if not (found / "llama-server").exists():
+        pytest.skip("NO REAL LLAMA-SERVER: run scripts/llama (160 MB). Runners were tried on the simulator alone.")
+    blob = tmp_path_factory.mktemp("blobs") / f"sha256-{'5a' * 32}"
+    blob.symlink_to(found / "model.gguf")
+    return found / "llama-server", blob

@@ -9,47 +9,25 @@ import asyncio
 import json
 import os
 import socket
-import subprocess
 import time
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
-from functools import partial
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
 from exporter import catalog
 from exporter.fleet import Observer
-from exporter.llama import Client, SocketWire, Unreachable
 from exporter.local import Connections, Local, Place, RunnerProcess, Usage
 from exporter.local.machine import Machine
 from exporter.model import RunnerSettings, Watch
 from exporter.sources import SOURCES, Surroundings, build
+from tests.llama import CONTEXT, MODEL, SLOTS, running
 from tests.scene import Seen
-from tests.wire import free_port
 
 pytestmark = pytest.mark.timeout(180)
 
-ROOT = Path(__file__).resolve().parents[1]
-MODEL = "smollm2:135m"
-SLOTS, CONTEXT, TOKENS, USERS = 2, 2048, 48, 3
-
-
-@pytest.fixture(scope="module")
-def llama(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """The program, and its model under a name that Ollama would give it."""
-    found = ROOT / ".cache" / "llama"
-    if os.environ.get("CI") == "true":
-        done = subprocess.run([ROOT / "scripts" / "llama"], capture_output=True, text=True, check=False)
-        if done.returncode != 0:
-            pytest.fail(f"no real llama-server: {done.stderr}")
-    if not (found / "llama-server").exists():
-        pytest.skip("NO REAL LLAMA-SERVER: run scripts/llama (160 MB). Runners were tried on the simulator alone.")
-    blob = tmp_path_factory.mktemp("blobs") / f"sha256-{'5a' * 32}"
-    blob.symlink_to(found / "model.gguf")
-    return found / "llama-server", blob
+TOKENS, USERS = 48, 3
 
 
 class Here(Local):
@@ -78,43 +56,6 @@ class Here(Local):
 
     def connect(self, place: Place, port: int, timeout: float) -> socket.socket:
         return socket.create_connection(("127.0.0.1", port), timeout)
-
-
-@asynccontextmanager
-async def running(llama: tuple[Path, Path]) -> AsyncIterator[tuple[RunnerProcess, Client]]:
-    """A runner that has loaded its model, for as long as the block lasts."""
-    program, blob = llama
-    port = free_port()
-    flags = (
-        f"--model {blob} --port {port} --host 127.0.0.1 --no-webui --offline -c {SLOTS * CONTEXT} -np {SLOTS}"
-        " --log-verbosity 4 --no-log-prefix --no-log-timestamps --flash-attn auto -b 1024 -ub 1024 --context-shift"
-        " --keep 4"
-    ).split()
-    quiet = asyncio.subprocess.DEVNULL
-    around = {**os.environ, "LLAMA_ARG_ENDPOINT_METRICS": "1", "LLAMA_ARG_THREADS": "1"}
-    server = await asyncio.create_subprocess_exec(program, *flags, stdout=quiet, stderr=quiet, env=around)
-    client = Client(SocketWire(partial(socket.create_connection, ("127.0.0.1", port), 5.0)), 10.0)
-    try:
-        async with asyncio.timeout(120):
-            await _loaded(client)
-            yield (
-                RunnerProcess(port, server.pid, (str(program), *flags), psutil.Process(server.pid).create_time()),
-                client,
-            )
-    finally:
-        await client.close()
-        server.kill()
-        await server.wait()
-
-
-async def _loaded(client: Client) -> None:
-    while True:
-        try:
-            if not (await client.health()).loading:
-                return
-        except Unreachable:
-            pass
-        await asyncio.sleep(0.1)
 
 
 async def complete(port: int, prompt: str) -> dict[str, Any]:

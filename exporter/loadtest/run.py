@@ -202,7 +202,7 @@ class Run:
         if self.in_flight >= self._concurrency:
             return result
         answer = Answer(workload.api, workload.stream, self._gaps(workload.name), ask.keeps_text)
-        exchange = Exchange(ask.path, ask.body, answer.feed)
+        exchange = Exchange(ask.path, ask.body, answer.feed, workload.read_rate)
         target.in_flight += 1
         self.in_flight += 1
         try:
@@ -276,7 +276,9 @@ class Run:
             if key in seen:
                 continue
             seen.add(key)
-            first = replace(workload, prompt_words=8, prompt_spread=0.0, answer_tokens=2, turns=1, shared_prefix=0.0)
+            first = replace(
+                workload, prompt_words=8, prompt_spread=0.0, answer_tokens=2, turns=1, shared_prefix=0.0, read_rate=None
+            )  # fmt: skip
             conversation = Conversation(first, key[0], random.Random(f"{self.scenario.seed}/warm-up/{place}"))
             due = asyncio.get_running_loop().time()
             result = await self._exchanged(first, conversation, target, due, WARMING_UP, _WARM_UP_SECONDS)

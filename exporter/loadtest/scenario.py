@@ -136,6 +136,12 @@ class Workload:
     shared_prefix: float = setting(
         _SHARE, "Share of each prompt that is the same for all, and so is found in the server's cache.", 0
     )
+    read_rate: float | None = setting(
+        number(1, 1e9, "a number of bytes a second, 1 or more"),
+        "Bytes a second at which an answer is read after its first kilobyte, as by somebody on a bad line.",
+        None,
+        "as fast as it comes",
+    )
     num_ctx: int | None = setting(
         whole(16, 10_000_000),
         "Context to ask for. One that differs from what the model was loaded with makes the server load it anew.",

@@ -99,7 +99,7 @@ class Session:
         # What is there stays: the collector of garbage need not look at it again while times are taken.
         gc.collect()
         gc.freeze()
-        notes = [*preflight.notes(seen), *await reconciler.begin()]
+        notes = [*preflight.notes(seen), *_slow_readers(scenario), *await reconciler.begin()]
         async with publisher.serving(self.metrics, run) as trouble:
             notes += trouble
             beside = [
@@ -152,6 +152,15 @@ class Session:
 
     async def _look(self) -> tuple[preflight.Seen, ...]:
         return await preflight.look((server.name, server.endpoint) for server in self.servers)
+
+
+def _slow_readers(scenario: Scenario) -> Iterator[str]:
+    for workload in scenario.workloads:
+        if workload.read_rate is not None:
+            yield (
+                f"workload {workload.name} reads {workload.read_rate:,g} bytes a second: its gaps, times for a token"
+                " and whole times are its own as much as the server's"
+            )
 
 
 def _cpu() -> float:

@@ -7,7 +7,10 @@ Nothing is ever sent twice. Every read is stamped once, when the event loop hand
 from __future__ import annotations
 
 import asyncio
+import re
+import socket
 import ssl
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -21,8 +24,18 @@ from exporter.ollama import request_headers, tls_context
 
 AGENT = f"ollama-exporter-load/{__version__}"
 """Not the exporter's own: what is asked here is traffic to it, like anybody's."""
+REST_SECONDS = 0.05
+"""Not used again before: some servers (llama-server after each stream) close without a word as soon as they have
+answered, and what is sent meanwhile would be told as failed."""
 _IDLE_SECONDS = 20.0
 """A connection that rested longer is not used again: a proxy may be about to close it, and no request is sent twice."""
+_WINDOW = 4096
+"""Bytes that our kernel takes in for somebody who reads slowly (Linux makes twice as many of it): the rest stays with
+the server."""
+_BEGINNING = 1024
+"""Bytes that also who reads slowly takes as they come: headers and first token, whose time is the server's."""
+_SIP_SECONDS, _SIP_MOST = 0.1, 65_536
+_KEEP_ALIVE = re.compile(rb"timeout=(\d{1,6})")
 
 
 class NoConnection(Exception):
@@ -43,11 +56,13 @@ class OutOfFiles(Exception):
 
 @dataclass(slots=True)
 class Exchange:
-    """One request on the wire. `read` takes the bytes of an answer under 200, with the moment they came."""
+    """One request on the wire. `read` takes the bytes of an answer under 200, with the moment they came; `read_rate`:
+    no more bytes a second are read than these."""
 
     path: str
     body: bytes
     read: Callable[[bytes, float], None]
+    read_rate: float | None = None
     status: int | None = None
     sent_at: float | None = None
     answered_at: float | None = None
@@ -81,15 +96,16 @@ class HttpWire:
         self._context: ssl.SSLContext | None = (
             tls_context(endpoint.ca, endpoint.certificate, endpoint.key, endpoint.insecure) if self._tls else None
         )
-        self._idle: list[_Connection] = []
+        self._idle: deque[_Connection] = deque()  # in the order in which they came to rest
         self._open: set[_Connection] = set()
 
     async def exchange(self, exchange: Exchange) -> None:
-        connection = self._rested() or await self._connected()
+        slow = exchange.read_rate is not None
+        connection = (None if slow else self._rested()) or await self._connected(exchange.read_rate)
         try:
             await connection.ask(self._request(exchange), exchange)
         finally:
-            if connection.reusable:
+            if connection.reusable and not slow:
                 self._idle.append(connection)
             else:
                 connection.abort()
@@ -105,24 +121,17 @@ class HttpWire:
 
     def _rested(self) -> _Connection | None:
         now = asyncio.get_running_loop().time()
-        while self._idle:
-            connection = self._idle.pop()
-            if connection.reusable and now - connection.rests_since < _IDLE_SECONDS:
+        while self._idle and now - self._idle[0].rests_since >= REST_SECONDS:
+            connection = self._idle.popleft()
+            if connection.reusable and now - connection.rests_since < connection.rests_at_most:
                 return connection
             connection.abort()
         return None
 
-    async def _connected(self) -> _Connection:
-        loop = asyncio.get_running_loop()
+    async def _connected(self, read_rate: float | None) -> _Connection:
         try:
             async with asyncio.timeout(self._connect_timeout):
-                _, connection = await loop.create_connection(
-                    lambda: _Connection(loop, self._open.discard),
-                    self._address,
-                    self._port,
-                    ssl=self._context,
-                    server_hostname=self._host if self._tls else None,
-                )
+                connection = await self._connect(read_rate)
         except TimeoutError:
             raise NoConnection("no connection in time") from None
         except OSError as error:
@@ -131,6 +140,29 @@ class HttpWire:
             raise NoConnection(type(error).__name__) from None
         self._open.add(connection)
         return connection
+
+    async def _connect(self, read_rate: float | None) -> _Connection:
+        loop = asyncio.get_running_loop()
+        name = self._host if self._tls else None
+        if read_rate is None:
+            _, connection = await loop.create_connection(
+                lambda: _Connection(loop, self._open.discard),
+                self._address, self._port, ssl=self._context, server_hostname=name,
+            )  # fmt: skip
+            return connection
+        made = socket.socket(socket.AF_INET6 if ":" in self._address else socket.AF_INET, socket.SOCK_STREAM)
+        try:
+            made.setblocking(False)
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _WINDOW)  # it counts only before the connection
+            await loop.sock_connect(made, (self._address, self._port))
+            _, slow = await loop.create_connection(
+                lambda: _SlowConnection(loop, self._open.discard, read_rate),
+                sock=made, ssl=self._context, server_hostname=name,
+            )  # fmt: skip
+        except BaseException:
+            made.close()
+            raise
+        return slow
 
 
 class _Connection(asyncio.Protocol):
@@ -143,6 +175,7 @@ class _Connection(asyncio.Protocol):
         self._until_closed = False
         self.reusable = False
         self.rests_since = 0.0
+        self.rests_at_most = _IDLE_SECONDS
 
     async def ask(self, request: bytes, exchange: Exchange) -> None:
         self.reusable = False
@@ -191,8 +224,11 @@ class _Connection(asyncio.Protocol):
     # -- httptools
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if name.lower() in (b"content-length", b"transfer-encoding"):
+        name = name.lower()
+        if name in (b"content-length", b"transfer-encoding"):
             self._until_closed = False
+        elif name == b"keep-alive" and (told := _KEEP_ALIVE.search(value)) is not None:
+            self.rests_at_most = min(_IDLE_SECONDS, int(told[1]) - 1.0)  # it closes then: not to meet it at the door
 
     def on_headers_complete(self) -> None:
         if self._exchange is not None:
@@ -219,3 +255,30 @@ class _Connection(asyncio.Protocol):
                 over.set_result(None)
             else:
                 over.set_exception(error)
+
+
+class _SlowConnection(_Connection, asyncio.BufferedProtocol):
+    """Somebody who reads slowly, for one answer: its beginning as it comes, then `rate` bytes a second."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, forget: Callable[[_Connection], None], rate: float) -> None:
+        super().__init__(loop, forget)
+        self._rate, self._sip = rate, min(_SIP_MOST, max(1, round(rate * _SIP_SECONDS)))
+        self._buffer = bytearray(max(_BEGINNING, self._sip))
+        self._left = _BEGINNING
+        self._rest: asyncio.TimerHandle | None = None
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return memoryview(self._buffer)[: self._left or self._sip]
+
+    def buffer_updated(self, nbytes: int) -> None:
+        if self._left:
+            self._left -= nbytes
+        elif self._transport is not None:
+            self._transport.pause_reading()
+            self._rest = self._loop.call_later(nbytes / self._rate, self._transport.resume_reading)
+        self.data_received(bytes(self._buffer[:nbytes]))
+
+    def connection_lost(self, error: Exception | None) -> None:
+        if self._rest is not None:
+            self._rest.cancel()
+        super().connection_lost(error)

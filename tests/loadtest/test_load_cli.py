@@ -21,10 +21,12 @@ import pytest
 
 from exporter import catalog
 from exporter.__main__ import main
-from exporter.loadtest import verdict
+from exporter.loadtest import capacity, verdict
 from exporter.loadtest.page import parse
 from exporter.simulator import EngineConfig, Fault, ServerConfig, SimServer
 from exporter.simulator.server import serve
+from tests.loadtest.restart import end
+from tests.wire import free_port
 
 ROOT = Path(__file__).parents[2]
 QUIET = ["--exporter", "off", "--metrics-address", "off", "--quiet"]
@@ -207,6 +209,61 @@ def test_slots_are_tried_only_with_a_way_to_restart(remote: Remote, capsys: pyte
     assert main(given) == 2
     assert main([*given, "--restart", "false {parallel}"]) == 2
     assert capsys.readouterr().out.splitlines()[-1] == "--restart: the command ended with 1"
+
+
+READERS = """
+model: tinyllama
+rate: 8
+arrivals: constant
+duration: 1s
+workloads:
+- {name: quick, api: generate, answer_tokens: 40}
+- {name: slow, api: generate, answer_tokens: 40, read_rate: 2000}
+"""
+
+
+def test_slow_readers_lose_nothing_and_are_no_lag_of_the_tester(remote: Remote) -> None:
+    Path("readers.yml").write_text(READERS)
+    code = main(["load", "--scenario", "readers.yml", "--url", remote.url, "--out", "out", *QUIET])
+    report = json.loads(Path("out/report.json").read_text())
+    assert (code, report["verdict"], report["requests"]["completed"]) == (0, "pass", 8)
+    of = {each["name"]: each for each in report["workloads"]}
+    assert of["slow"]["requests"]["completed"] > 0
+    # 40 lines of a hundred bytes, less the first kilobyte; the server itself takes 0.3 s.
+    assert of["slow"]["total_seconds"]["mean"] > 1.0 + of["quick"]["total_seconds"]["mean"]
+    assert of["slow"]["ttft_seconds"]["max"] < 1.0
+    assert any(note.startswith("workload slow reads 2,000 bytes a second") for note in report["notes"])
+
+
+SLOTS = """
+model: tinyllama
+users: 2
+duration: 1s
+workloads: [{name: default, prompt_words: 8, prompt_spread: 0, answer_tokens: 16, think: 1ms}]
+objectives: {ttft_p95: 500ms, ttft_p99: 500ms, good_ttft: 500ms}
+"""
+
+
+def test_a_server_that_is_restarted_with_more_slots_is_found_to_carry_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two users on one slot: one of them waits for an answer of 0.8 s. On two slots nobody waits."""
+    monkeypatch.setattr(capacity, "_PAUSE", 0.1)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    Path("slots.yml").write_text(SLOTS)
+    port, pid_file = free_port(), Path.cwd() / "pid"
+    restart = f"{sys.executable} {Path(__file__).with_name('restart.py')} {{parallel}} {port} {pid_file}"
+    try:
+        code = main(
+            ["load", "capacity", "--scenario", "slots.yml", "--start", "1", "--most", "2", "--repeats", "1", "--url",
+             f"http://127.0.0.1:{port}", "--parallel", "1,2", "--restart", restart, "--out", "cap", *QUIET]
+        )  # fmt: skip
+    finally:
+        end(pid_file, port)
+    assert code == 0
+    found = json.loads(Path("cap/capacity.json").read_text())["capacities"]
+    assert [(each["parallel"], each["found"]["highest"]["load"]) for each in found] == [(1, 1.0), (2, 2.0)]
+    assert "were within 0.5 s, 95% is needed" in found[0]["found"]["lowest_failed"]["why"][0]
+    assert found[1]["found"]["lowest_failed"] is None
+    assert {"run-p1-2-1.json", "run-p2-2-1.json"} <= {path.name for path in Path("cap").iterdir()}
 
 
 # --- in a process of its own ------------------------------------------------------------------------------------------

@@ -39,7 +39,7 @@ model: tinyllama
 usrs: 3
 rate: -1
 workloads:
-- {name: a, api: chta, turns: 0}
+- {name: a, api: chta, turns: 0, read_rate: 0}
 - {name: b, model: 'gpt-oss:cloud', stream: 7}
 objectives: {ttft_p95: -1s, succes: 0.9}
 limits: {tokens: lots}
@@ -49,6 +49,7 @@ limits: {tokens: lots}
         "s.yml: rate: must be a number of requests a second above 0, got -1",
         "s.yml: workloads[0].api: must be one of chat, generate, embed, openai; got 'chta'",
         "s.yml: workloads[0].turns: must be a whole number from 1 to 200, got 0",
+        "s.yml: workloads[0].read_rate: must be a number of bytes a second, 1 or more, got 0",
         "s.yml: workloads[1].model: is a model in the cloud, which somebody pays for: it is never asked",
         "s.yml: workloads[1].stream: must be true or false, got 7",
         "s.yml: objectives.succes: unknown key, did you mean success?",

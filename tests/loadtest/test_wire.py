@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
 
-from exporter.loadtest.wire import Broken, Exchange, HttpWire, NoConnection, NotHttp
+from exporter.loadtest.wire import REST_SECONDS, Broken, Exchange, HttpWire, NoConnection, NotHttp
 from exporter.model import Endpoint, Secret
 
 Serve = Callable[[bytes, asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
-def talk(serve: Serve, *, times: int = 1, endpoint: Callable[[str], Endpoint] = Endpoint) -> tuple[list[Any], int]:
+def talk(
+    serve: Serve, *, times: int = 1, pause: float = 0.0, endpoint: Callable[[str], Endpoint] = Endpoint
+) -> tuple[list[Any], int]:
     """What became of each of so many exchanges one after the other (its bytes, or an exception), and how many
-    connections they took."""
+    connections they took. `pause`: seconds before each."""
     connections = 0
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -41,6 +44,7 @@ def talk(serve: Serve, *, times: int = 1, endpoint: Callable[[str], Endpoint] = 
         for _ in range(times):
             pieces: list[bytes] = []
             exchange = Exchange("/api/generate", b'{"a":1}', lambda data, now, pieces=pieces: pieces.append(data))  # type: ignore[misc]
+            await asyncio.sleep(pause)
             try:
                 async with asyncio.timeout(5):
                     await wire.exchange(exchange)
@@ -76,7 +80,25 @@ LENGTH = OK + b"Content-Length: 5\r\n\r\nabcde"
 
 @pytest.mark.parametrize("answer", [CHUNKED, LENGTH], ids=["chunked", "length"])
 def test_connections_are_kept_and_used_again(answer: bytes) -> None:
-    assert talk(raw(answer), times=3) == ([(200, b"abcde")] * 3, 1)
+    assert talk(raw(answer), times=3, pause=1.1 * REST_SECONDS) == ([(200, b"abcde")] * 3, 1)
+
+
+def test_a_server_that_closes_after_an_answer_without_a_word_fails_no_request() -> None:
+    """As llama-server does after each stream: the next request must not meet the end of the last connection."""
+
+    async def serve(head: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(CHUNKED)
+        asyncio.get_running_loop().call_later(REST_SECONDS / 5, writer.close)
+
+    assert talk(serve, times=3) == ([(200, b"abcde")] * 3, 3)
+
+
+def test_a_connection_is_not_used_until_the_server_ends_it() -> None:
+    """Whoever keeps it for a second would close it while the next request is on its way."""
+    answer = LENGTH.replace(b"\r\n\r\n", b"\r\nKeep-Alive: timeout=1, max=100\r\n\r\n")
+    assert talk(raw(answer), times=2, pause=1.1 * REST_SECONDS) == ([(200, b"abcde")] * 2, 2)
+    kept = answer.replace(b"timeout=1,", b"timeout=5,")
+    assert talk(raw(kept), times=2, pause=1.1 * REST_SECONDS) == ([(200, b"abcde")] * 2, 1)
 
 
 def test_an_answer_without_a_length_ends_with_its_connection() -> None:
@@ -164,3 +186,42 @@ def test_headers_are_those_of_the_server_and_name_the_load_tester() -> None:
         b"Content-Length: 7",
     ):
         assert line in heads[0]
+
+
+def test_who_reads_slowly_makes_the_server_wait() -> None:
+    """40 KB at 40 KB/s, of which both kernels can hold no more than a part: the server cannot be done before."""
+    piece, pieces, rate = b"x" * 2000, 20, 40_000.0
+    wrote_for: list[float] = []
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        clock = asyncio.get_running_loop().time
+        began = clock()
+        await reader.readuntil(b"{}")
+        writer.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        writer.transport.set_write_buffer_limits(0)
+        writer.write(OK + b"Content-Length: %d\r\n\r\n" % (len(piece) * pieces))
+        for _ in range(pieces):
+            writer.write(piece)
+            await writer.drain()
+        wrote_for.append(clock() - began)
+        writer.close()
+
+    async def main() -> tuple[Exchange, list[tuple[int, float]]]:
+        server = await asyncio.start_server(handle, "127.0.0.1", 0)
+        wire = HttpWire(Endpoint(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"))
+        read: list[tuple[int, float]] = []
+        exchange = Exchange("/", b"{}", lambda data, now: read.append((len(data), now)), read_rate=rate)
+        async with asyncio.timeout(20):
+            await wire.exchange(exchange)
+        await wire.aclose()
+        server.close()
+        await server.wait_closed()
+        await asyncio.sleep(0.02)
+        return exchange, read
+
+    exchange, read = asyncio.run(main())
+    began, ended = exchange.sent_at or 0.0, exchange.ended_at or 0.0
+    assert sum(length for length, _ in read) == len(piece) * pieces
+    assert ended - began >= 0.9 * (len(piece) * pieces - 1024) / rate
+    assert read[0][1] - began < 0.5 < wrote_for[0]
+    assert max(length for length, _ in read) <= rate / 10
