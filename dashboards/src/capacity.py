@@ -404,7 +404,7 @@ _LOAD_TEST = Row(
                 Query(f"sum({rate(catalog.LOAD_REQUESTS, outcome='ok')})", "answered well"),
                 Query(f"sum({rate(catalog.LOAD_REQUESTS, outcome='!ok')})", "failed"),
             ],
-            Look("cps", empty=_NO_LOAD_TEST, least=0, names=("offered", "answered well", "failed")),
+            Look("reqps", empty=_NO_LOAD_TEST, least=0, names=("offered", "answered well", "failed")),
         ),
         panels.graph(
             602,
