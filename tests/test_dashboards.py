@@ -212,8 +212,9 @@ _EACH_SECOND: Dimension = (-1, 0, 0, 0)
 
 # Units are ids of Grafana's value formats; a suffix of one's own is formatted too.
 _DIMENSIONS: dict[str, Dimension] = {
-    "s": _SECONDS, "bytes": _BYTES, "Bps": (-1, 1, 0, 0), "cps": _EACH_SECOND, "percentunit": _BARE, "short": _BARE,
-    "suffix:tok/s": _EACH_SECOND, "suffix:words/s": _EACH_SECOND, "suffix:CPUs": _BARE, "suffix:x": _BARE,
+    "s": _SECONDS, "bytes": _BYTES, "Bps": (-1, 1, 0, 0), "cps": _EACH_SECOND, "reqps": _EACH_SECOND,
+    "percentunit": _BARE, "short": _BARE, "suffix:tok/s": _EACH_SECOND, "suffix:words/s": _EACH_SECOND,
+    "suffix:CPUs": _BARE, "suffix:x": _BARE,
     "suffix:s": _SECONDS, "none": _BARE, "watt": (-1, 0, 1, 0), "joule": (0, 0, 1, 0), "celsius": (0, 0, 0, 1),
 }  # fmt: skip
 

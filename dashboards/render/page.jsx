@@ -311,4 +311,6 @@ function Page() {
   </ThemeContext.Provider>;
 }
 
-createRoot(document.getElementById("board")).render(<Page />);
+// Numbers are sized by measuring them: before the font is there, they come out too wide for their boxes.
+Promise.all([400, 500, 600].map((weight) => document.fonts.load(`${weight} 16px Inter`)))
+  .then(() => createRoot(document.getElementById("board")).render(<Page />));

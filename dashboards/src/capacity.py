@@ -404,7 +404,7 @@ _LOAD_TEST = Row(
                 Query(f"sum({rate(catalog.LOAD_REQUESTS, outcome='ok')})", "answered well"),
                 Query(f"sum({rate(catalog.LOAD_REQUESTS, outcome='!ok')})", "failed"),
             ],
-            Look("cps", empty=_NO_LOAD_TEST, least=0, names=("offered", "answered well", "failed")),
+            Look("reqps", empty=_NO_LOAD_TEST, least=0, names=("offered", "answered well", "failed")),
         ),
         panels.graph(
             602,
@@ -466,10 +466,10 @@ _LOAD_TEST = Row(
             607,
             "Tokens a second: tester and runners",
             "Is the tester alone on the fleet? Runners far above the tester: others use it, too. The tester counts an"
-            " answer when it ends, runners as they go.",
+            " answer when it ends, runners as they go; made by runners or logs is a mean of five minutes.",
             [
                 Query(f"sum({rate(catalog.LOAD_TOKENS)})", "tester"),
-                Query(f"sum({pick(names.TOKENS)})", "runners or logs"),
+                Query(f"sum({pick(names.TOKENS)})", "runners or logs, 5 min"),
                 Query(f"sum({rate(catalog.LOAD_PROMPT_TOKENS)})", "prompts, tester"),
                 Query(f"sum({rate(catalog.RUNNER_PROMPT_TOKENS)})", "prompts, runners"),
             ],
@@ -477,7 +477,7 @@ _LOAD_TEST = Row(
                 TOKENS_PER_SECOND,
                 empty="Needs the source runner or logs",
                 least=0,
-                names=("tester", "runners or logs", "prompts, tester", "prompts, runners"),
+                names=("tester", "runners or logs, 5 min", "prompts, tester", "prompts, runners"),
             ),
             width=6,
         ),

@@ -20,7 +20,16 @@ def _in_time(family: Family) -> str:
     return over("sum", "server", f"increase({pick(family)}[$__range])")
 
 
-_NO_DISCOVERY = "Discovery is not configured"
+# `job` may be any: what else this Prometheus scrapes is no exporter of ours, and neither are targets of /probe.
+_OURS = f"and on (job) last_over_time({pick(catalog.EXPORTER_BUILD)}[1d])"
+_SCRAPED = f"({pick(names.SCRAPED)} {_OURS})"
+
+
+def _of_exporters(family: names.Recorded) -> str:
+    return over("max", "instance", f"{pick(family)} and on (job, instance) {pick(catalog.EXPORTER_BUILD)}")
+
+
+_NO_DISCOVERY = "Not configured"
 _ID, _LEGEND = "instance, discovery", "{{instance}} {{discovery}}"
 
 _VERDICT = Row(
@@ -32,7 +41,7 @@ _VERDICT = Row(
             "Exporters not scraped",
             "How many exporters does Prometheus not reach? While one is away, its servers count as unavailable:"
             " nobody knows. Next: is it running, is its port open?",
-            f"count({pick(names.SCRAPED)} == 0) or 0 * count({pick(names.SCRAPED)})",
+            f"count({_SCRAPED} == 0) or 0 * count({_SCRAPED})",
             Look(COUNT, panels.ANY_IS_BAD),
         ),
         panels.stat(
@@ -180,7 +189,7 @@ _PAGE = Row(
             " what really arrived.",
             [
                 Query(over("max", "instance", pick(catalog.EXPORTER_SERIES)), "{{instance}} page"),
-                Query(over("max", "instance", pick(names.SCRAPE_SAMPLES)), "{{instance}} scraped"),
+                Query(_of_exporters(names.SCRAPE_SAMPLES), "{{instance}} scraped"),
             ],
             Look(COUNT, least=0),
         ),
@@ -198,7 +207,7 @@ _PAGE = Row(
             " rendering is the network.",
             [
                 Query(over("max", "instance", pick(catalog.EXPORTER_RENDER)), "{{instance}} rendering"),
-                Query(over("max", "instance", pick(names.SCRAPE_DURATION)), "{{instance}} scrape"),
+                Query(_of_exporters(names.SCRAPE_DURATION), "{{instance}} scrape"),
             ],
             Look(SECONDS, least=0),
         ),

@@ -107,7 +107,7 @@ PALETTE: dict[str, str] = {
     "hardware_slowdown": "semi-dark-orange", "sync_boost": "#b7b7c0", "clocks_setting": "#6c6c76",
     # load tests
     "offered": QUIET, "answered well": OK, "failed": BAD, "tester": NEUTRAL,
-    **dict.fromkeys(("canary", "access lines", "kernel", "runners or logs"), "light-purple"),
+    **dict.fromkeys(("canary", "access lines", "kernel", "runners or logs, 5 min"), "light-purple"),
     "prompts, tester": "light-blue", "prompts, runners": "super-light-blue", "stream_error": "semi-dark-red",
     "truncated": "dark-red", "prompt_cut": "#119da4", "connection": "dark-purple", "client_lag": "yellow",
     "interrupted": "#b7b7c0",

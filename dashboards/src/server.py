@@ -336,7 +336,7 @@ _LOG = Row(
             "Who asks for lists and versions? The exporter's own polls are among them: a few a minute. Hundreds are a"
             " client that asks before each prompt. Ten most.",
             Query(f"topk(10, {over('sum', 'api_endpoint', rate(catalog.LOG_READS))})", "{{api_endpoint}}"),
-            Look("cps", empty=NEEDS_LOGS, least=0),
+            Look("reqps", empty=NEEDS_LOGS, least=0),
             width=24,
         ),
     ),

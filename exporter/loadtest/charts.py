@@ -86,8 +86,11 @@ def lines(
     return _framed(name, parts, [(line.name, line.tone) for line in series])
 
 
-def distribution(name: str, tone: str, bars: Sequence[Sequence[float]], marks: Sequence[Mark] = ()) -> str:
-    """`bars`: (lower bound, upper bound, count), on a logarithmic axis of seconds; the line is the share so far."""
+def distribution(
+    name: str, tone: str, bars: Sequence[Sequence[float]], marks: Sequence[Mark] = (), *, counted: str = "requests"
+) -> str:
+    """`bars`: (lower bound, upper bound, count), on a logarithmic axis of seconds; the line is the share so far.
+    `counted` is what there is a count of."""
     if not bars:
         return _empty(name)
     limits = [mark.value for mark in marks]
@@ -114,7 +117,7 @@ def distribution(name: str, tone: str, bars: Sequence[Sequence[float]], marks: S
         x = across.at(mark.value)
         parts.append(f'<line class="limit" x1="{x:.1f}" x2="{x:.1f}" y1="{_TOP}" y2="{_HEIGHT - _BOTTOM}"/>')
         parts.append(f'<text class="limit" x="{x + 4:.1f}" y="{_TOP + 10}">{escape(mark.name)}</text>')
-    return _framed(name, parts, [("requests", tone), ("share so far, to 100 %", "quiet")])
+    return _framed(name, parts, [(counted, tone), ("share so far, to 100 %", "quiet")])
 
 
 def points(

@@ -147,7 +147,9 @@ def _spread(report: Report) -> str:
             "Latency against throughput", [("p95 of a slice of time", "a", pairs), ("p95 of a phase", "c", phases)],
             _marks(report, "ttft"), "answered a second",
         ),
-        charts.distribution("Time between two pieces of an answer", "c", found["inter_chunk_seconds"]),
+        charts.distribution(
+            "Time between two pieces of an answer", "c", found["inter_chunk_seconds"], counted="pieces"
+        ),
     )  # fmt: skip
     return (
         section("How they spread", f'<div class="grid2">{"".join(pictures)}</div>')
@@ -260,7 +262,7 @@ def _itself(report: Report) -> str:
         "The tester itself",
         table(("late by", *_QUANTILES, "samples"), rows)
         + f'<p class="soft">Allowed: {_seconds(own["lag_allowed_seconds"])} at p99. It used {busy:.0%} of a core; the'
-        f" clock moved by {own['clock_jump_seconds']:+.3f} s against itself; {own['unsent']} requests could not be"
+        f" clock moved by {abs(own['clock_jump_seconds']):.3f} s against itself; {own['unsent']} requests could not be"
         " sent.</p>",
     )
 

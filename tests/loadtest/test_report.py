@@ -107,6 +107,13 @@ def test_a_page_is_well_formed_and_needs_no_network(built: dict[str, Any]) -> No
     assert built["verdict"].upper() in page
 
 
+def test_a_picture_names_what_it_counts() -> None:
+    page = report_html.page(report.build(facts(RUNS["phases"]())))
+    legends = dict(re.findall(r"<figcaption>([^<]+)<span class=\"legend\"><span><i [^>]*></i>([^<]+)<", page))
+    assert legends["Time to the first token"] == "requests"
+    assert legends["Time between two pieces of an answer"] == "pieces"
+
+
 def test_what_comes_from_outside_is_escaped(built: dict[str, Any]) -> None:
     page = report_html.page(built)
     assert "<x>" not in page
