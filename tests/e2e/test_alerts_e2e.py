@@ -312,7 +312,14 @@ class Chain:
     heard: Heard
 
     def tell(self) -> str:
+        sources = {
+            (when, alert["labels"]["source"], alert["startsAt"], alert["annotations"]["description"])
+            for status in ("firing", "resolved")
+            for when, alert in self.heard.alerts(status)
+            if "source" in alert["labels"]
+        }
         return (
+            f"of sources: {sorted(sources)}\n"
             f"heard firing: {sorted(self.heard.names('firing'))}\nresolved: {sorted(self.heard.names('resolved'))}\n"
             f"Prometheus, pending: {sorted(self.prometheus.alerts('pending'))}\n"
             f"firing: {sorted(self.prometheus.alerts('firing'))}"
