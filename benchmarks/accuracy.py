@@ -224,7 +224,8 @@ def _report(
     starts, begun = gained(catalog.RUNNER_STARTS), gained(catalog.LOG_LOADS_BEGUN)
     yield f"| loads (runner, log) | {starts:.0f}, {begun:.0f} of {len(runners.started)} |"
     died = gained(catalog.LOG_EVENTS, kind="runner_died")
-    yield f"| runners killed (runner, log) | {gained(catalog.RUNNER_CRASHES):.0f}, {died:.0f} of {runners.killed} |"
+    seen = gained(catalog.RUNNER_ENDS, reason="died")
+    yield f"| runners killed (runner, log) | {seen:.0f}, {died:.0f} of {runners.killed} |"
     cut = sum(request.kind == "truncated" and request.status == 200 for request in book.requests)
     yield f"| prompts truncated (log) | {gained(catalog.LOG_EVENTS, kind='prompt_truncated'):.0f} of {cut} answered |"
     for family, status in (("2xx", 2), ("4xx", 4), ("5xx", 5)):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 from typing import TextIO
 from urllib.parse import urlsplit
 
-from exporter.local import Connection, Connections, Place, RunnerProcess, Usage
+from exporter.local import Births, Connection, Connections, Place, RunnerProcess, Usage
 from exporter.model import Lacking
 from exporter.simulator.child import Child, serve_children
 from exporter.simulator.fleet import FleetConfig, SimFleet
@@ -100,6 +100,12 @@ class SimMachine:
             for child in self._resident(place).children()
         )
 
+    def births(self, place: Place) -> Births:
+        return SimBirths(partial(self.runners, place))
+
+    def handle(self, process: RunnerProcess) -> None:
+        """No descriptor tells of the end of what is only played."""
+
     def usage(self, process: RunnerProcess) -> Usage | None:
         for resident in self._residents.values():
             for child in resident.children():
@@ -133,6 +139,25 @@ class SimMachine:
         if url is None or not self._residents[url].server.ledger.listening:
             raise LookupError("it is dead")
         return self._residents[url]
+
+
+class SimBirths:
+    """Runners of a simulated server. See `Births`."""
+
+    def __init__(self, runners: Callable[[], tuple[RunnerProcess, ...]]) -> None:
+        self._runners = runners
+        self._seen: frozenset[int] = frozenset()
+
+    def look(self, again: bool = False) -> frozenset[int] | None:
+        seen, self._seen = self._seen, frozenset(one.pid for one in self._runners() if one.pid is not None)
+        return self._seen if again or seen != self._seen else None
+
+    def runners(self, pids: Iterable[int]) -> tuple[RunnerProcess, ...]:
+        wanted = frozenset(pids)
+        return tuple(one for one in self._runners() if one.pid in wanted)
+
+    def close(self) -> None:
+        """Nothing is open."""
 
 
 def _pid(pid: int) -> int:

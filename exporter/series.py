@@ -9,6 +9,7 @@ from importlib import import_module
 
 from exporter import catalog, ollamalog
 from exporter.environment import PROBLEMS
+from exporter.local.vigil import WHYS
 from exporter.model import Family, Policy
 from exporter.sources import SOURCES
 from exporter.sources.api import STATES
@@ -49,6 +50,7 @@ _VOCABULARIES: Mapping[str, Mapping[str, int]] = {
     "canary": {"outcome": len(OUTCOMES), "reason": len(SKIPS)},
     "native": {"why": len(WHY)},
     "logs": {"status": len(KNOWN_STATUSES), "kind": len(ollamalog.OCCURRENCES), "setting": len(SETTINGS)},
+    "runner": {"reason": len(WHYS)},
     "docker": {"state": len(CONTAINER_STATES), "health": len(HEALTH)},
     "audit": {"problem": len(PROBLEMS), "rule": len(fields(Policy)), "variable": IGNORED_MAX},
     "exporter": {"outcome": len(PROBE_OUTCOMES), "reason": len(PROBE_REFUSALS)},

@@ -17,6 +17,7 @@ import pytest
 import yaml
 
 from exporter import catalog, environment, ollamalog
+from exporter.local.vigil import WHYS
 from exporter.model import Family
 from exporter.sources import SOURCES
 from exporter.sources.api import STATES
@@ -205,7 +206,7 @@ _LEVELS = {
 }
 _VOCABULARIES = {
     "outcome": set(OUTCOMES),
-    "reason": {*SKIPS, *PROBE_REFUSALS, *(reason for reason, _ in THROTTLING), *LEFT_OUT},
+    "reason": {*SKIPS, *PROBE_REFUSALS, *(reason for reason, _ in THROTTLING), *LEFT_OUT, *WHYS},
     "state": set(STATES),
     "source": set(SOURCES),
     "process": {"serve", "runner"},

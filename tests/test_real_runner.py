@@ -18,7 +18,7 @@ import pytest
 
 from exporter import catalog
 from exporter.fleet import Observer
-from exporter.local import Connections, Local, Place, RunnerProcess, Usage
+from exporter.local import Connections, Handle, Local, Place, RunnerProcess, Usage
 from exporter.local.machine import Machine
 from exporter.model import RunnerSettings, Watch
 from exporter.sources import SOURCES, Surroundings, build
@@ -41,6 +41,12 @@ class Here(Local):
 
     def runners(self, place: Place) -> tuple[RunnerProcess, ...]:
         return (self._process,)
+
+    def births(self, place: Place) -> None:
+        """The child is the test's, and it is known."""
+
+    def handle(self, process: RunnerProcess) -> Handle | None:
+        return Machine().handle(process)
 
     def usage(self, process: RunnerProcess) -> Usage | None:
         return Machine().usage(process)

@@ -16,10 +16,12 @@ import httpx
 import pytest
 
 from exporter import catalog
+from exporter.demo import SimBirths
 from exporter.fleet import Observer
 from exporter.llama import BadAnswer, Reply, Slot
 from exporter.llama import Wire as LlamaWire
-from exporter.local import Connections, Local, Place, RunnerProcess, Usage
+from exporter.local import Births, Connections, Local, Place, RunnerProcess, Usage
+from exporter.local.vigil import WHYS
 from exporter.model import Lack, Lacking, RunnerSettings, Watch
 from exporter.simulator import (
     LLAMA32_3B,
@@ -90,6 +92,12 @@ class Here(Local):
         if not self.sees_processes:
             return (*(RunnerProcess(child.port) for child in there), *self.others)
         return (*(RunnerProcess(c.port, c.pid, c.arguments, c.started) for c in there), *self.others)
+
+    def births(self, place: Place) -> Births:
+        return SimBirths(lambda: self.runners(place))
+
+    def handle(self, process: RunnerProcess) -> None:
+        """No descriptor tells of the end of what is only played."""
 
     def usage(self, process: RunnerProcess) -> Usage | None:
         child = next((child for child in self.children.now() if child.pid == process.pid), None)
@@ -232,6 +240,12 @@ def counts(seen: Seen) -> dict[tuple[str, tuple[str, ...]], float]:
         for sample in seen.reading.samples
         if sample.family.kind == "counter"
     }
+
+
+def ends(seen: Seen, model: str) -> dict[str, float]:
+    """By reason; empty where they cannot be seen."""
+    told = ((why, seen(catalog.RUNNER_ENDS, model=model, reason=why)) for why in WHYS)
+    return {why: value for why, value in told if value is not None}
 
 
 def lacks(seen: Seen) -> tuple[Lack, ...]:
@@ -461,14 +475,14 @@ async def test_a_listed_model_without_a_process_is_missing_and_that_is_counted_o
         for seen in await it.run(20):
             assert seen(catalog.RUNNER_MISSING, model=TINY) == 1.0
             assert seen(catalog.RUNNER_MISSING, model=LLAMA) == 0.0
-            assert seen(catalog.RUNNER_CRASHES, model=TINY) == 1.0
-            assert seen(catalog.RUNNER_CRASHES, model=LLAMA) == 0.0
+            assert ends(seen, TINY) == {"died": 1.0, "unloaded": 0.0, "unknown": 0.0}
+            assert ends(seen, LLAMA) == {"died": 0.0, "unloaded": 0.0, "unknown": 0.0}
             assert seen(catalog.RUNNER_TOKENS, model=TINY) == before(catalog.RUNNER_TOKENS, model=TINY)
         await it.ask(tokens=50)
         seen = await it.look()
         assert seen(catalog.RUNNER_MISSING, model=TINY) == 0.0
         assert seen(catalog.RUNNER_STARTS, model=TINY) == 1.0
-        assert seen(catalog.RUNNER_CRASHES, model=TINY) == 1.0
+        assert ends(seen, TINY) == {"died": 1.0, "unloaded": 0.0, "unknown": 0.0}
         assert seen(catalog.RUNNER_TOKENS, model=TINY) == 50.0
 
 
@@ -479,10 +493,110 @@ async def test_swapping_models_is_no_crash() -> None:
         async with meanwhile(*(it.users(("tinyllama", LLAMA), random.Random(n)) for n in range(4))):
             for seen in await it.run(300):
                 assert seen.failure is None
-                assert all(value == 0.0 for key, value in counts(seen).items() if "crashes" in key[0])
+                assert all(ends(seen, model)["died"] == 0.0 for model in (TINY, LLAMA))
                 assert all(seen(catalog.RUNNER_MISSING, model=model) != 1.0 for model in (TINY, LLAMA))
         assert seen.total(catalog.RUNNER_STARTS, model=TINY) > 3.0
         assert seen.series(catalog.RUNNER_STARTS) == {("a", TINY), ("a", LLAMA)}
+
+
+def none_but(**ends: float) -> dict[str, float]:
+    return {"unloaded": 0.0, "died": 0.0, "unknown": 0.0, **ends}
+
+
+@virtually
+async def test_runners_that_come_and_go_between_two_looks_are_counted_each_once() -> None:
+    async with stage(config(replace(TINYLLAMA, load_seconds=0.6), replace(LLAMA32_3B, load_seconds=0.6))) as it:
+        await it.look()
+        for _ in range(3):
+            await it.ask(tokens=30, keep_alive=0)
+            await asyncio.sleep(0.5)
+        await it.ask(LLAMA, tokens=1)
+        await asyncio.sleep(0.5)
+        seen = await it.look()
+        assert seen(catalog.RUNNER_STARTS, model=TINY) == 3.0
+        assert ends(seen, TINY) == none_but(unloaded=3.0)
+        assert seen(catalog.RUNNER_STARTS, model=LLAMA) == 1.0
+        assert ends(seen, LLAMA) == none_but()
+        assert seen(catalog.RUNNER_PROCESSES, model=TINY) is None
+
+
+@virtually
+async def test_a_runner_that_dies_and_is_replaced_before_the_next_look_has_died() -> None:
+    async with stage() as it:
+        await it.look()
+        await it.ask()
+        await it.look()
+        for _ in range(2):
+            it.server.inject(Fault("runner_killed", model=TINY))
+            await asyncio.sleep(0.5)
+            await it.ask()
+        (seen,) = await it.run(5)
+        assert seen(catalog.RUNNER_STARTS, model=TINY) == 3.0
+        assert ends(seen, TINY) == none_but(died=2.0)
+        assert seen(catalog.RUNNER_MISSING, model=TINY) == 0.0
+
+
+@virtually
+async def test_a_runner_that_was_there_before_the_exporter_has_no_start_and_an_end() -> None:
+    async with stage() as it:
+        await it.ask()
+        await it.look()
+        await it.ask(keep_alive=0)
+        (seen,) = await it.run(5)
+        assert seen(catalog.RUNNER_STARTS, model=TINY) == 0.0
+        assert ends(seen, TINY) == none_but(unloaded=1.0)
+
+
+@virtually
+async def test_a_load_that_fails_is_no_unloading() -> None:
+    async with stage(config(replace(TINYLLAMA, load_seconds=3.0))) as it:
+        await it.look()
+        it.server.inject(Fault("load_failed"))
+        await it.ask()
+        it.server.heal("load_failed")
+        (seen,) = await it.run(5)
+        assert seen(catalog.RUNNER_STARTS, model=TINY) == 1.0
+        assert ends(seen, TINY) == none_but(unknown=1.0)
+
+
+@virtually
+async def test_why_is_not_known_where_the_server_does_not_answer() -> None:
+    async with stage() as it:
+        await it.ask()
+        await it.look()
+        it.ways.hung.add(API_PORT)
+        it.server.inject(Fault("runner_killed", model=TINY))
+        await asyncio.sleep(4)
+        it.ways.hung.clear()
+        assert ends(await it.look(), TINY) == none_but(unknown=1.0)
+
+
+@pytest.mark.parametrize("load_seconds", [0.3, 3.0], ids=["listed again", "not listed yet"])
+@virtually
+async def test_what_a_server_lists_when_it_has_replaced_a_runner_tells_nothing(load_seconds: float) -> None:
+    async with stage(config(replace(TINYLLAMA, load_seconds=load_seconds))) as it:
+        await it.ask()
+        await it.look()
+        it.ways.delay = 1.5
+        it.server.inject(Fault("runner_killed", model=TINY))
+        await asyncio.sleep(0.5)
+        await it.ask()
+        await asyncio.sleep(2)
+        it.ways.delay = 0.0
+        (seen,) = await it.run(5)
+        assert seen(catalog.RUNNER_STARTS, model=TINY) == 1.0
+        assert ends(seen, TINY) == none_but(unknown=1.0)
+
+
+@virtually
+async def test_where_only_ports_are_seen_nothing_is_said_of_ends() -> None:
+    async with stage() as it:
+        it.here.sees_processes = False
+        await it.look()
+        await it.ask(keep_alive=0)
+        await it.ask()
+        (seen,) = await it.run(5)
+        assert seen.series(catalog.RUNNER_ENDS) == set()
 
 
 def test_a_model_that_is_on_its_way_out_at_two_looks_is_no_crash() -> None:

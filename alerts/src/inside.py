@@ -101,10 +101,10 @@ def _tokens(window: str) -> str:
 
 
 def _crashes(window: str) -> str:
-    """The log tells of a death when somebody notices; who looks at processes misses what was replaced at once. Each is a
-    lower bound: the larger one."""
+    """The log tells of a death when somebody notices, and of the server's own; who watches processes may find no reason.
+    Each is a lower bound: the larger one."""
     logged = increased('ollama_log_events_total{kind=~"runner_died|crash"}', window, SERVER)
-    seen = increased("ollama_runner_crashes_seen_total", window, SERVER)
+    seen = increased('ollama_runner_ends_seen_total{reason="died"}', window, SERVER)
     return f"{logged} >= {seen}\nor\n{seen}\nor\n{logged}"
 
 

@@ -73,6 +73,8 @@ PALETTE: dict[str, str] = {
     "1d": "light-purple", "3d": "dark-purple",
     # what happens to models
     "loads": "purple", "unloads": QUIET, "reconfigurations": "dark-orange",
+    # why runners end
+    "unloaded": QUIET, "died": BAD, "unknown": "#6c6c76",
     # what is polled
     "/api/version": "light-blue", "/api/ps": "#7a5bd6", "/api/tags": "#119da4",
     # memory and disk

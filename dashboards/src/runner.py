@@ -264,10 +264,20 @@ _TOKENS = Row(
         panels.graph(
             509,
             "Starts of runners, by model",
-            "Which models are loaded again and again? Each start is a load that users wait for; a lower bound. Ten"
-            " most. Next: Models and memory.",
+            "Which models are loaded again and again? Each start is a load that users wait for. Ten most. Next:"
+            " why runners end, beside, and Models and memory.",
             Query(f"topk(10, {over('sum', _SM, f'{increase(catalog.RUNNER_STARTS)} > 0')})", "{{server}} {{model}}"),
             Look(COUNT, empty="No starts seen", least=0),
+            stack=True,
+            as_bars=True,
+        ),
+        panels.graph(
+            512,
+            "Ends of runners, by reason",
+            "Why do runners end? unloaded: Ollama made room, or nobody asked for long. died: by itself or killed, and"
+            " whoever waited for an answer lost it. unknown: while loading, or the server did not say. Next: the log.",
+            Query(f"{over('sum', 'reason', increase(catalog.RUNNER_ENDS))} > 0", "{{reason}}"),
+            Look(COUNT, empty="No ends seen", least=0, names=("unloaded", "died", "unknown")),
             stack=True,
             as_bars=True,
         ),
@@ -279,7 +289,6 @@ _TOKENS = Row(
             " largest.",
             Query(f"topk(10, {over('sum', _SM, pick(catalog.RUNNER_RESIDENT))})", "{{server}} {{model}}"),
             Look(BYTES, empty=NEEDS_RUNNER, least=0),
-            width=12,
         ),
         panels.graph(
             511,
@@ -287,7 +296,6 @@ _TOKENS = Row(
             "Which model computes on the CPU? About one beside a GPU; many are weights on the CPU. Ten busiest.",
             Query(f"topk(10, {over('sum', _SM, rate(catalog.RUNNER_CPU))})", "{{server}} {{model}}"),
             Look("suffix:CPUs", empty=NEEDS_RUNNER, least=0),
-            width=12,
         ),
     ),
 )

@@ -126,15 +126,19 @@ RUNNER_ACCEPTED = Family(
 )  # fmt: skip
 RUNNER_STARTS = Family(
     "ollama_runner_starts_seen_total", "counter",
-    "Runners of a model that were not there at the poll before: each is a load. A lower bound: one that came and went"
-    " between two polls is missed, and those at the exporter's start are not counted.",
+    "Runners of a model that began: each is a load. The server's children are looked at four times a second, so one that"
+    " lived for less can be missed. Where only ports are seen, or the kernel does not list children, one that came and"
+    " went between two polls is. Those at the exporter's start are not counted.",
     _SM,
 )  # fmt: skip
-RUNNER_CRASHES = Family(
-    "ollama_runner_crashes_seen_total", "counter",
-    "Times that ollama_runner_missing became 1. A lower bound: a runner that dies is replaced as soon as somebody asks"
-    " for its model, and that looks like any other reload.",
-    _SM,
+RUNNER_ENDS = Family(
+    "ollama_runner_ends_seen_total", "counter",
+    "Runners of a model that ended, by reason. died: its server still listed the model, or its exit status tells of a"
+    " failure (Linux 6.15 and newer). unloaded: /api/ps, asked at its end, no longer listed the model. unknown: /api/ps did"
+    " not answer, as when Ollama itself ends, or the runner was not seen ready before. Where a request for the model makes"
+    " Ollama replace a dead runner before /api/ps is answered, died can pass for unloaded. Absent where processes are not"
+    " visible; those left behind by a server that died are not counted.",
+    (*_SM, "reason"),
 )  # fmt: skip
 RUNNER_INFO = Family(
     "ollama_runner_info", "info",

@@ -7,7 +7,7 @@ Everything is read from the kernel; nothing is asked of Ollama and nothing is ex
 from __future__ import annotations
 
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -86,6 +86,33 @@ class Connections:
     accept_queue_max: int
 
 
+class Births(Protocol):
+    """The children of a server, looked at several times a second. `close` it."""
+
+    def look(self, again: bool = False) -> frozenset[int] | None:
+        """Pids of all; None when nothing can have changed, unless one wants to look `again`. Takes microseconds, so
+        that no thread is needed. LookupError when the server has ended."""
+
+    def runners(self, pids: Iterable[int]) -> tuple[RunnerProcess, ...]:
+        """Those of them that are runners, as far as they show it by now. Belongs in a thread."""
+
+    def close(self) -> None:
+        """Let go of what is open."""
+
+
+class Handle(Protocol):
+    """A process. Its descriptor can be read when it has ended. `close` it."""
+
+    def fileno(self) -> int:
+        """To wait on."""
+
+    def status(self) -> int | None:
+        """How it ended, as wait() tells; None where that cannot be known, or not yet."""
+
+    def close(self) -> None:
+        """Let go of it."""
+
+
 class Local(Protocol):
     """Each call may take milliseconds and belongs in a thread. Raises `model.Lacking` with what is missing and the one
     line that would enable it, where it can never be told from here; `LookupError` where it has gone meanwhile."""
@@ -98,6 +125,14 @@ class Local(Protocol):
 
     def runners(self, place: Place) -> tuple[RunnerProcess, ...]:
         """The server's runners, models only: a llama-server without a model looks for GPUs and is none."""
+
+    def births(self, place: Place) -> Births | None:
+        """What tells of new runners of this server, without a thread. None where nothing does; then look at them all
+        from time to time."""
+
+    def handle(self, process: RunnerProcess) -> Handle | None:
+        """What tells of the end of this very process, without a thread. None where nothing does, LookupError when it
+        has ended."""
 
     def usage(self, process: RunnerProcess) -> Usage | None:
         """What a runner uses now. None where it has no pid, has gone, or does not show it."""

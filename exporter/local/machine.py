@@ -14,7 +14,18 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from exporter.local import Connection, Connections, Place, RunnerProcess, Usage, processes, sockets
+from exporter.local import (
+    Births,
+    Connection,
+    Connections,
+    Handle,
+    Place,
+    RunnerProcess,
+    Usage,
+    children,
+    processes,
+    sockets,
+)
 from exporter.local.blobs import Blobs
 from exporter.local.processes import Table
 from exporter.local.sockets import Established, Listener
@@ -84,6 +95,12 @@ class Machine:
         self._check(place)
         found = self._table.ollama()
         return tuple(processes.runner(one) for one in found if one.role == "runner" and one.parent == place.pid)
+
+    def births(self, place: Place) -> Births | None:
+        return None if place.pid is None else children.children(place.pid, self._proc)
+
+    def handle(self, process: RunnerProcess) -> Handle | None:
+        return None if process.pid is None else children.handle(process.pid, process.started)
 
     def usage(self, process: RunnerProcess) -> Usage | None:
         return None if process.pid is None else processes.usage(process.pid, process.started)

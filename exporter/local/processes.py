@@ -133,6 +133,16 @@ def _told(found: Mapping[psutil.Process, Role]) -> Iterator[Process]:
             )
 
 
+def children(pids: Iterable[int]) -> Iterator[Process]:
+    """Those of these children of `ollama serve` that are something to it."""
+    for pid in pids:
+        with contextlib.suppress(psutil.Error):
+            process = psutil.Process(pid)
+            role = judge(_program(process.name()), process.cmdline(), of_ollama=True)
+            if role is not None:
+                yield from _told({process: role})
+
+
 def started(pid: int) -> float | None:
     """When this process began, Unix time; None when there is none."""
     try:

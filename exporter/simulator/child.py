@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import itertools
 import json
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -104,12 +105,14 @@ class Children:
         self.pid = next(self._pids)
         """Of the server itself."""
         self._known: dict[Runner, Child] = {}
+        self._lock = threading.Lock()
 
     def now(self) -> tuple[Child, ...]:
         """Call it at every look, or a child that came and went in between is not known to have been."""
-        runners = self._server.engine.children()
-        self._known = {runner: self._known.get(runner) or self._new(runner) for runner in runners}
-        return tuple(self._known.values())
+        with self._lock:
+            runners = self._server.engine.children()
+            self._known = {runner: self._known.get(runner) or self._new(runner) for runner in runners}
+            return tuple(self._known.values())
 
     def _new(self, runner: Runner) -> Child:
         return Child(runner, next(self._pids), self._port(), self._metrics)

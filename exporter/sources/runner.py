@@ -9,10 +9,11 @@ from __future__ import annotations
 import asyncio
 import re
 import threading
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 from exporter import catalog
 from exporter.llama import (
@@ -29,6 +30,7 @@ from exporter.llama import (
     blob_of,
 )
 from exporter.local import Local, Place, RunnerProcess, Usage
+from exporter.local.vigil import WHYS, End, Vigil, Why
 from exporter.meter import Counter
 from exporter.model import Failed, Family, Lack, Lacking, Partial, Reason, RunnerSettings, Sample, Watch, canonical
 from exporter.ollama import NAME_MAX, OllamaError, parse_ps
@@ -45,6 +47,11 @@ _NAMED_WITHIN = 3
 a moment after its runner says so."""
 _PS_TIMEOUT = 2.0
 _ASKED_AT_ONCE = 8
+_AT_ONCE = 0.5
+"""Seconds after its end in which a runner is not yet replaced, and its model not yet off the list for that."""
+_READY_EVERY = 0.25
+_READY_WITHIN = 5.0
+"""Seconds in which a new runner is asked, again and again, whether it is ready. Each look asks it as well."""
 _REACHED_BY_LOOPBACK = frozenset({"127.0.0.1", "0.0.0.0", "::"})
 
 NO_METRICS = Lack(
@@ -77,6 +84,7 @@ class RunnerSource:
         ollama_runner_slots_busy{server="a",model="llama3.2:3b"} 3
         ollama_runner_context_used_tokens{server="a",model="llama3.2:3b"} 5127
         ollama_runner_generated_tokens_seen_total{server="a",model="llama3.2:3b"} 81245
+        ollama_runner_ends_seen_total{server="a",model="llama3.2:3b",reason="died"} 1
 
     `wire` makes the way to a port in a server's network. A runner that does not answer, though its process is there,
     fails the reading, beside what the others told; one that cannot be reached may be just beginning or ending, so it
@@ -87,7 +95,10 @@ class RunnerSource:
         self._server, self._settings = watch.server, cast(RunnerSettings, watch.settings)
         self._machine, self._wire = machine, wire
         self._looking = threading.Lock()
-        self._known: dict[_Key, _Runner] | None = None
+        self._known: dict[_Key, _Runner] = {}
+        self._has_looked = False
+        self._vigil = Vigil(machine, self._begin, self._end)
+        self._tasks: set[asyncio.Task[None]] = set()
         self._missing = _Missing()
         self._meters = _Meters(watch.server, self._settings.models_max)
 
@@ -106,11 +117,14 @@ class RunnerSource:
             runner.choose_name(listed)
             self._meters.count(runner)
         self._missing.see(asyncio.get_running_loop().time(), listed, runners if here.place.pid is not None else None)
-        self._meters.crashed(self._missing)
+        self._meters.expect(self._missing.listed or ())
         return self._told(here.place, runners)
 
     async def aclose(self) -> None:
-        """Nothing is held between two looks."""
+        self._vigil.stop()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
     # -- looking
 
@@ -123,7 +137,7 @@ class RunnerSource:
         except (LookupError, OSError):
             raise Failed("unavailable", self._meters.samples()) from None
         except Lacking as lacking:
-            if self._known is None:
+            if not self._has_looked:
                 raise
             raise Lacking(lacking.lack.what, lacking.lack.remedy, self._meters.samples()) from None
         finally:
@@ -136,16 +150,89 @@ class RunnerSource:
 
     def _meet(self, here: _Here) -> list[_Runner]:
         """The runners of this look; what is known of those that were there before goes on."""
-        known, first = self._known or {}, self._known is None
+        known, first, self._has_looked = self._known, not self._has_looked, True
         met: dict[_Key, _Runner] = {}
         for process, usage in here.processes:
-            key = _Key(process.pid, process.started, process.port)
+            if self._vigil.has_ended(process):  # since the processes were listed
+                continue
+            key = _key(process)
             met[key] = known.get(key) or _Runner(process, born=not first)
             met[key].look_anew(usage)
+        self._known = {**known, **met}
+        self._vigil.follow(here.place, [runner.process for runner in met.values()])
         for key in known.keys() - met.keys():
-            self._meters.ended(known[key])
-        self._known = met
-        return [runner for runner in met.values() if not runner.foreign]
+            # One that this look does not show began after it; else its server is not the one that is watched now.
+            if key in self._known and not self._vigil.lives(known[key].process):
+                self._meters.ended(self._known.pop(key))
+        return [runner for key, runner in met.items() if key in self._known and not runner.foreign]
+
+    # -- between two looks
+
+    def _begin(self, process: RunnerProcess) -> None:
+        runner = self._known.setdefault(_key(process), _Runner(process, born=True))
+        if runner.born:
+            self._start(self._ask_ready(runner))
+
+    def _end(self, end: End) -> None:
+        runner = self._known.pop(_key(end.process), None)
+        if runner is None:
+            end.close()
+            return
+        runner.over = True
+        self._start(self._judge(runner, end))
+
+    def _start(self, act: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(act)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _ask_ready(self, runner: _Runner) -> None:
+        """Until it is: what was never ready was not unloaded, and it may be gone before the next look."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + _READY_WITHIN
+        while loop.time() < until and not (runner.ready or runner.over):
+            await asyncio.sleep(_READY_EVERY)
+            place = self._vigil.place
+            if place is not None and not runner.over:
+                runner.ready |= await self._is_ready(runner.process, place)
+
+    async def _is_ready(self, process: RunnerProcess, place: Place) -> bool:
+        client = Client(self._wire(place, cast(int, process.port)), _READY_EVERY)
+        try:
+            if process.engine == "mlx":
+                await client.mlx_status()
+                return True
+            return not (await client.health()).loading
+        except (RunnerError, LookupError, Lacking):
+            return False
+        finally:
+            await client.close()
+
+    async def _judge(self, runner: _Runner, end: End) -> None:
+        """Why it ended. Its server is asked first, and at once: what it lists may be another runner's in a moment."""
+        loop = asyncio.get_running_loop()
+        asked = loop.time()
+        try:
+            listed = await self._listed(end.place)
+            late = loop.time() - asked > _AT_ONCE
+            if runner.blob and not runner.settled and not runner.names:
+                with suppress(LookupError, OSError, Lacking):
+                    await asyncio.to_thread(self._find_names, end.place, [runner])
+            runner.choose_name(listed)
+            there = self._is_listed(runner, listed)
+            self._meters.ended(runner, end.why(None if late and not there else there, runner.ready))
+        finally:
+            end.close()
+
+    def _is_listed(self, runner: _Runner, listed: frozenset[str] | None) -> bool | None:
+        """None where it cannot be told: the names of its weights are not known, or are another living runner's."""
+        if not listed:
+            return None if listed is None else False
+        names = runner.names | ({runner.model} if runner.settled else frozenset())
+        if not names & listed:
+            return False if names else None
+        shared = any(other.blob == runner.blob and other.blob for other in self._known.values())
+        return None if shared else True
 
     async def _listed(self, place: Place) -> frozenset[str] | None:
         """The models of /api/ps; None when they cannot be had just now: the scheduler may be stalled."""
@@ -171,6 +258,7 @@ class RunnerSource:
                 runner.lacks.append(lacking.lack)
             else:
                 runner.unreachable = 0
+                runner.ready = runner.ready or not runner.loading
             finally:
                 await client.close()
 
@@ -223,6 +311,10 @@ class _Key:
     port: int | None
 
 
+def _key(process: RunnerProcess) -> _Key:
+    return _Key(process.pid, process.started, process.port)
+
+
 class _Rise:
     """A count that begins with its process, turned into what it rose by since the look before. Of a process that was
     there before us (not `born` under our eyes) the first value is where we begin."""
@@ -272,6 +364,8 @@ class _Runner:
         self.settled = False  # its name is one that /api/ps lists; it keeps it
         self.foreign = False  # only its port was seen, and it is no runner
         self.counted = False
+        self.ready = False  # its model was loaded, at some look
+        self.over = False
         self.unreachable = 0
         self.looks = 0
         self.props: Props | None = None
@@ -415,7 +509,7 @@ class _Meters:
         self._models_max = models_max
         self._labels: set[str] = set()
         families = (
-            catalog.RUNNER_STARTS, catalog.RUNNER_CRASHES, catalog.RUNNER_CPU, catalog.RUNNER_TOKENS_SEEN,
+            catalog.RUNNER_STARTS, catalog.RUNNER_ENDS, catalog.RUNNER_CPU, catalog.RUNNER_TOKENS_SEEN,
             catalog.RUNNER_TOKENS, *(family for family, _ in _OWN_COUNTS),
         )  # fmt: skip
         self._counters = {family: Counter(family, server=server) for family in families}
@@ -440,16 +534,18 @@ class _Meters:
         if runner.to_be_counted:
             self._add_all(runner)
 
-    def ended(self, runner: _Runner) -> None:
-        """A runner that has gone before its name was found."""
-        if not runner.counted and not runner.foreign:
+    def ended(self, runner: _Runner, why: Why | None = None) -> None:
+        """A runner has gone, perhaps before its name was found. `why`: None where nobody saw it end."""
+        if runner.foreign:
+            return
+        if not runner.counted:
             self._add_all(runner)
+        if why is not None:
+            self._counters[catalog.RUNNER_ENDS].add(model=self.label(runner.model), reason=why)
 
-    def crashed(self, missing: _Missing) -> None:
-        counter = self._counters[catalog.RUNNER_CRASHES]
-        counter.zero(model=sorted({self.label(name) for name in missing.listed or ()}))
-        for name in sorted(missing.died):
-            counter.add(model=self.label(name))
+    def expect(self, models: Iterable[str]) -> None:
+        """Their runners will end one day."""
+        self._counters[catalog.RUNNER_ENDS].zero(model=sorted({self.label(name) for name in models}), reason=WHYS)
 
     def samples(self) -> Iterator[Sample]:
         for counter in self._counters.values():
@@ -459,6 +555,8 @@ class _Meters:
     def _add_all(self, runner: _Runner) -> None:
         model = self.label(runner.model)
         self._counters[catalog.RUNNER_STARTS].add(float(runner.born and not runner.counted), model=model)
+        if runner.process.pid is not None:
+            self.expect((runner.model,))
         runner.counted = True
         for family, value in _counts(runner):
             self._counters[family].add(runner.rise(family, value), model=model)
@@ -485,26 +583,24 @@ def _counts(runner: _Runner) -> Iterator[tuple[Family, float]]:
 class _Missing:
     """Listed models without a process. `listed`: those that could be judged at this look, None when none could;
     `dead`: those whose process was missing at two looks, between which no runner was started: where models push each
-    other out every few seconds, two looks may well meet a model on its way out; `died`: those of them that were not
-    dead before."""
+    other out every few seconds, two looks may well meet a model on its way out."""
 
     listed: frozenset[str] | None = None
     dead: frozenset[str] = frozenset()
-    died: frozenset[str] = frozenset()
     _since: dict[str, float] = field(default_factory=dict)
     _alive: frozenset[tuple[int | None, float | None]] = frozenset()
 
     def see(self, at: float, listed: frozenset[str] | None, runners: Sequence[_Runner] | None) -> None:
         """`runners`: all there are, None when processes cannot be seen. One whose names are not known may be any."""
         if listed is None or runners is None or any(_may_be_any(runner) for runner in runners):
-            self.listed, self.dead, self.died, self._since = None, frozenset(), frozenset(), {}
+            self.listed, self.dead, self._since = None, frozenset(), {}
             return
         there: frozenset[str] = frozenset().union(*(runner.names | {runner.model} for runner in runners))
         alive = frozenset((runner.process.pid, runner.process.started) for runner in runners)
         before = self._since if alive <= self._alive else {name: self._since[name] for name in self.dead}
         self._since, self._alive = {name: before.get(name, at) for name in listed - there}, alive
-        dead = frozenset(name for name, since in self._since.items() if at - since >= _MISSING_AFTER)
-        self.listed, self.died, self.dead = listed, dead - self.dead, dead
+        self.listed = listed
+        self.dead = frozenset(name for name, since in self._since.items() if at - since >= _MISSING_AFTER)
 
 
 def _may_be_any(runner: _Runner) -> bool:

@@ -161,7 +161,7 @@ class House:
         crashes = [0.0]
 
         def shows(page: Page) -> bool:
-            counted = page.value(catalog.RUNNER_CRASHES, **model) or 0.0
+            counted = page.value(catalog.RUNNER_ENDS, **model, reason="died") or 0.0
             return counted > crashes[0] and page.value(catalog.RUNNER_MISSING, **model) == 1.0
 
         def end() -> None:

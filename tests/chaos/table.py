@@ -77,7 +77,7 @@ FAULTS = (
     # --- the machine of a server
     _fault("a server is stopped", MACHINE, "SIGSTOP for 6 s, then SIGCONT", "timeout", "starting"),
     _fault("a server is killed", MACHINE, "SIGKILL, and later another process on the same port", "refused", "down", "reset"),
-    _fault("a runner is killed", MACHINE, "SIGKILL to the process that holds the model; Ollama goes on listing it", "", "ok", told="counted in `ollama_runner_crashes_seen_total`"),
+    _fault("a runner is killed", MACHINE, "SIGKILL to the process that holds the model; Ollama goes on listing it", "", "ok", told="counted in `ollama_runner_ends_seen_total`, as died"),
     _fault("dockerd restarts", MACHINE, "the engine's socket goes and comes back", "unavailable", also="malformed"),
     _fault("dockerd hangs", MACHINE, "eight servers' containers are asked for, and the engine says nothing", "timeout", also="unavailable"),
     _fault("the disk of the models is full", MACHINE, "the last byte of the model store's file system is written", told="`ollama_host_model_store_available_bytes` says 0"),
