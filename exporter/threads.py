@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import threading
 from collections.abc import Callable
+from concurrent.futures import Executor, Future
 from functools import partial
 from typing import Any, TypeVar
 
@@ -17,33 +17,44 @@ class Lane:
     so that threads do not pile up; what it finds in the end is nobody's any more."""
 
     def __init__(self, name: str) -> None:
-        self._name = name
-        self._busy = threading.Lock()
+        self._busy, self._threads = threading.Lock(), _Threads(name)
 
     async def run(self, act: Callable[[], _T], within: float) -> _T:
         """Raises TimeoutError when it takes longer than `within` seconds, or the one before still hangs."""
         if not self._busy.acquire(blocking=False):
             raise TimeoutError
-        answer: asyncio.Future[_T] = asyncio.get_running_loop().create_future()
-        thread = threading.Thread(target=self._act, args=(act, answer), name=self._name, daemon=True)
         try:
-            thread.start()
+            answer = asyncio.get_running_loop().run_in_executor(self._threads, self._alone, act)
         except RuntimeError:  # no thread can be started
             self._busy.release()
             raise
         async with asyncio.timeout(within):
             return await answer
 
-    def _act(self, act: Callable[[], _T], answer: asyncio.Future[_T]) -> None:
+    def _alone(self, act: Callable[[], _T]) -> _T:
         try:
-            tell = partial(answer.set_result, act())
-        except Exception as error:  # noqa: BLE001 - it is raised where it was asked for
-            tell = partial(answer.set_exception, error)
-        self._busy.release()
-        with contextlib.suppress(RuntimeError):  # the loop has been closed meanwhile
-            answer.get_loop().call_soon_threadsafe(_unless_done, answer, tell)
+            return act()
+        finally:
+            self._busy.release()
 
 
-def _unless_done(answer: asyncio.Future[Any], tell: Callable[[], None]) -> None:
-    if not answer.done():
-        tell()
+class _Threads(Executor):
+    """A thread for each call. Those of a pool would be joined at the end of the program, hang as they may."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def submit(self, fn: Callable[..., _T], /, *args: Any, **kwargs: Any) -> Future[_T]:
+        future: Future[_T] = Future()
+        future.set_running_or_notify_cancel()
+        threading.Thread(target=_do, args=(future, partial(fn, *args, **kwargs)), name=self._name, daemon=True).start()
+        return future
+
+
+def _do(future: Future[_T], act: Callable[[], _T]) -> None:
+    try:
+        result = act()
+    except BaseException as error:  # noqa: BLE001 - it is raised where it was asked for
+        future.set_exception(error)
+    else:
+        future.set_result(result)
