@@ -161,7 +161,7 @@ def _verdict(servers: Sequence[Server], readings: Sequence[Reading], facts: _Fac
     failing = [f"{short(server.name)} is {server.state}: {server.why}" for server in servers if server.level != "ok"]
     doubts = [_doubt(model, server) for server in servers if server.level == "ok" for model in server.doubtful()]
     good = len(servers) - len(failing)
-    headline = f"{good} of {_count(len(servers), 'server')} answer{'s' if len(servers) == 1 else ''}"
+    headline = f"{good:,} of {_count(len(servers), 'server')} answer{'s' if len(servers) == 1 else ''}"
     levels: set[Level] = {server.level for server in servers} or {"unknown"}
     if not servers:
         headline = "No server is configured or found" if configured == 0 else "No server has been looked at yet"
