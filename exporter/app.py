@@ -85,6 +85,11 @@ class Exporter:
     def listing(self, discovery: str | None = None) -> tuple[Listed, ...] | None:
         return self._discovery.listing(self._config, self._members, discovery)
 
+    def configured(self) -> tuple[str, ...]:
+        config = self._config
+        probe = config.probe.enabled and bool(self._members.servers or config.probe.allow)
+        return (*(["probe"] if probe else []), *(["sd"] if config.discovery or self._members.servers else []))
+
     def config_text(self) -> str:
         return self._config.effective_yaml()
 

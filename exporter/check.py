@@ -15,14 +15,13 @@ from exporter.discovery.report import report
 from exporter.environment import advice
 from exporter.exposition import encode
 from exporter.fleet import Observer
-from exporter.gaps import Gap, gaps
+from exporter.gaps import Gap, gaps, what_helps
 from exporter.model import (
     CanaryMode,
     CanarySettings,
     Family,
     HostSettings,
     Reading,
-    Reason,
     Source,
     Watch,
     canonical,
@@ -261,7 +260,10 @@ def online(config: Config, build: Build = build) -> str:
     parts = [*found.blocks]
     parts += [_table(("server", "state", "version", "took", "failure", "loaded models", "canary"), rows)]
     failed = [reading for reading in readings if reading.failure and not reading.lacks]
-    parts += [f"{_name(each.watch)}: {each.failure}: {ADVICE[each.failure]}" for each in failed if each.failure]
+    for each in failed:
+        if each.failure:
+            helps = what_helps(each.watch.source, each.failure)
+            parts.append(f"{_name(each.watch)}: {each.failure}: {helps}")
     parts += advice([sample for reading in readings for sample in reading.samples])
     parts += [_gap(gap) for gap in gaps(readings)]
     parts.append(_series_now(readings, canaries, _switches(config)))
@@ -345,26 +347,6 @@ def _verdict(named: CanaryMode | None, default: CanaryMode, number: tuple[int, i
     if named is None and (number is None or number < SAFE_VERSION):
         return "not before 0.30 unless named"
     return "able"
-
-
-ADVICE: Mapping[Reason, str] = {
-    "dns": "the host's name is not known here; is it right, and does this machine (or container) resolve it?",
-    "refused": "nothing listens on this port; is Ollama up, and bound to more than loopback (its OLLAMA_HOST)?",
-    "unreachable": "no way to this address from here; routes, firewall?",
-    "reset": "the connection was closed in the middle; a proxy between, or TLS on a plain port?",
-    "tls": "TLS failed; tls.ca_file for an own authority, https:// only where the server speaks it.",
-    "connect_timeout": "no connection within connect_timeout; a firewall that drops?",
-    "timeout": "connected, but no answer within timeout; is it starting, or loading a model?",
-    "forbidden_host": "it refuses this Host, because it is bound to a loopback address; host_header: localhost helps.",
-    "http_4xx": "refused by status; credentials, or a wrong path in url?",
-    "http_5xx": "the server, or a proxy before it, failed.",
-    "redirect": "it points elsewhere; put the final URL into url.",
-    "too_large": "the answer is larger than any of Ollama's.",
-    "decode": "the answer is not JSON; is this Ollama?",
-    "malformed": "the answer is not what Ollama tells; is this Ollama?",
-    "unavailable": "part of it cannot be read; the log tells which.",
-    "bug": "this is a mistake in the exporter; the log has a traceback. Please report it.",
-}
 
 
 # --- the catalogue ---------------------------------------------------------------------------------------------------

@@ -346,6 +346,8 @@ class Entry:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Snapshot:
-    """All current readings, in the order of the plan. Replaced whole, never changed."""
+    """All current readings, in the order of the plan. Replaced whole, never changed. `awaited`: watches that have
+    none yet."""
 
     entries: Mapping[Watch, Entry] = field(default_factory=dict)
+    awaited: tuple[Watch, ...] = ()

@@ -22,7 +22,8 @@ class Store:
         """The same object until something changes. Made when it is asked for: readings come more often than scrapes."""
         if self._snapshot is None:
             entries = {watch: entry for watch, entry in self._places.items() if entry is not None}
-            self._snapshot = Snapshot(entries)
+            awaited = tuple(watch for watch, entry in self._places.items() if entry is None)
+            self._snapshot = Snapshot(entries, awaited)
         return self._snapshot
 
     def plan(self, watches: Iterable[Watch]) -> None:

@@ -68,6 +68,9 @@ class Operator(Protocol):
         """The servers of the fleet, or those that one discovery found; None as long as that is not known. Raises
         LookupError where there is no such discovery."""
 
+    def configured(self) -> tuple[str, ...]:
+        """Paths of the pages that only some want, as far as the configuration has a use for them."""
+
     def rendered(self, seconds: float, size: int) -> None:
         """The last render of /metrics took this long and gave this many bytes before compression."""
 
@@ -79,8 +82,9 @@ def create_app(operator: Operator, now: Callable[[], float] = time.time) -> Star
     metrics = _Metrics(operator)
 
     async def show_status(request: Request) -> Response:
-        refresh = "pause" not in request.query_params
-        text = await _in_thread(partial(_status_page, operator, now(), refresh=refresh))
+        query = request.query_params
+        view = page.View("pause" not in query, query.get("sources") == "all")
+        text = await _in_thread(partial(_status_page, operator, now(), view))
         return respond(text.encode("utf-8", "replace"), "text/html; charset=utf-8", page.HEADERS)
 
     async def tell_health(_: Request) -> Response:
@@ -144,8 +148,9 @@ def create_app(operator: Operator, now: Callable[[], float] = time.time) -> Star
 _Endpoint = Callable[[Request], Awaitable[Response]]
 
 
-def _status_page(operator: Operator, now: float, refresh: bool) -> str:
-    return page.render_page(status.survey(operator.snapshot(), now, operator.version), now, refresh=refresh)
+def _status_page(operator: Operator, now: float, view: page.View) -> str:
+    found = status.survey(operator.snapshot(), now, operator.version)
+    return page.render_page(found, now, view, operator.configured())
 
 
 def _guarded(endpoint: _Endpoint) -> _Endpoint:

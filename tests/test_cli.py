@@ -18,6 +18,7 @@ from exporter import __version__, app, catalog, check, series
 from exporter.__main__ import main
 from exporter.config import Config, ConfigError, load, plan
 from exporter.exposition import encode
+from exporter.gaps import ADVICE
 from exporter.model import REASONS, CanarySettings, Failed, Lacking, Reading, Reason, Sample, Source, Watch
 from exporter.sources import SOURCES, Surroundings, build
 from exporter.sources.own import OwnSource, Vitals
@@ -440,7 +441,7 @@ def test_online_tells_what_cannot_be_seen_with_the_line_that_enables_it() -> Non
 
 
 def test_there_is_advice_for_every_reason() -> None:
-    assert set(check.ADVICE) == set(REASONS)
+    assert set(ADVICE) == set(REASONS)
 
 
 def test_check_online_tells_why_a_server_is_not_seen(

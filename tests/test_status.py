@@ -14,9 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from exporter import catalog, status
-from exporter.gaps import Gap
+from exporter.gaps import ADVICE, Gap, what_helps
 from exporter.model import REASONS, Entry, Family, Lack, Reading, Reason, Sample, Snapshot, Watch
 from exporter.status import Status, page
+from exporter.status.html import prose
 
 NOW = 1_800_000_000.0
 CANARY_OUTCOMES = ("ok", "caused_load", "timeout", "rejected")
@@ -46,8 +47,8 @@ def survey(*readings: Reading) -> Status:
     return status.survey(snapshot(*readings), NOW, "9.8.7")
 
 
-def html(*readings: Reading, refresh: bool = True) -> str:
-    return page.render_page(survey(*readings), NOW, refresh=refresh)
+def html(*readings: Reading, view: page.View = page.USUAL, more: tuple[str, ...] = ()) -> str:
+    return page.render_page(survey(*readings), NOW, view, more)
 
 
 def condition(server: str, state: str, url: str = "http://a:11434") -> Iterator[Sample]:
@@ -304,7 +305,7 @@ def test_a_row_says_all_about_a_server() -> None:
 
 def test_a_server_that_is_down_shows_its_reason_and_no_numbers() -> None:
     reason = "down|connection refused, last good reading 12 s ago"
-    assert rows(refused("a"))[1] == ["a|http://a:11434", reason, "", "", "", "", "3 s ago"]
+    assert rows(refused("a"))[3] == ["a|http://a:11434", reason, "", "", "", "", "3 s ago"]
 
 
 def test_a_row_says_all_about_a_model() -> None:
@@ -343,16 +344,97 @@ def test_what_is_no_number_is_left_to_metrics() -> None:
     assert rows(look("a", "api", *condition("a", "ok"), *samples))[3][2:6] == ["", "", "", ""]
 
 
-def test_sources_tell_why_and_how_often_they_failed() -> None:
+def test_a_source_that_fails_is_told_in_full_before_anything_else() -> None:
     failures: Mapping[Reason, int] = {"refused": 2, "timeout": 1200, "dns": 0}
-    failed = look("a", "api", failure="refused", failures=failures, good=14.0, took=5.004)
-    fine = look("", "host", took=0.0003)
-    *_, first, second = rows(fine, failed)
+    failed = look("a", "api", failure="refused", failures=failures, good=14.0)
+    alike = look("a", "canary", failure="refused", failures={"refused": 1}, good=70.0)
+    never = look("", "host", failure="timeout", failures={"timeout": 4}, good=None)
+    head, first, second, *_ = rows(answering("b"), failed, alike, never)
+    assert head == ["Server", "Source", "Reason", "Since", "Failures so far", "What helps"]
     assert first == [
-        "api", "a", "failed|connection refused, last good reading 14 s ago", "3 s ago", "5.0 s",
-        "1,200 × no answer in time, 2 × connection refused",
+        "a", "api, canary", "connection refused", "last good 1 min 10 s ago", "1,203", ADVICE["refused"],
     ]  # fmt: skip
-    assert second == ["host", "", "ok", "3 s ago", "< 1 ms", ""]
+    helps = what_helps("host", "timeout")
+    assert second == ["this machine", "host", "no answer in time", "never good yet", "4", helps]
+    assert helps != ADVICE["timeout"], "a disk is not loading a model"
+
+
+def test_a_failure_for_want_of_something_tells_what_would_enable_it() -> None:
+    lack = Lack("the log is out of sight", "set `logs.file`")
+    row = rows(replace(look("a", "logs", failure="unavailable"), lacks=(lack,)))[1]
+    assert (row[2], row[5]) == ("the log is out of sight", "set logs.file")
+    assert "<code>logs.file</code>" in html(replace(look("a", "logs", failure="unavailable"), lacks=(lack,)))
+
+
+def test_failing_sources_are_never_folded() -> None:
+    failed = [look(f"s{number:03d}", "logs", failure="timeout") for number in range(200)]
+    before = html(*failed).split("<h2>Servers", 1)[0]
+    assert "<details>" not in before
+    assert all(f">s{number:03d}<" in before for number in range(200))
+
+
+def test_the_matrix_has_a_row_a_server_and_a_word_for_each_source() -> None:
+    lack = Lack("what", "remedy")
+    blind = replace(look("a", "sockets", good=None), lacks=(lack,))
+    part = replace(look("a", "runner"), lacks=(lack,))
+    found = [answering("b"), answering("a"), blind, part, look("a", "logs", failure="timeout", good=14.0)]
+    late, here = look("a", "docker", age=300.0), look("", "host")
+    readings = snapshot(*found, late, here)
+    awaited = replace(readings, awaited=(Watch("b", "logs", 5.0, 5.0),))
+    text = page.render_page(status.survey(awaited, NOW, "9.8.7"), NOW)
+    assert Reader(text).rows[-5:] == [
+        ["Server", "api", "sockets", "runner", "logs", "docker"],
+        ["a", "ok", "blind", "ok|in part", "failing|no answer in time, last good 14 s ago", "late|looked at 5 min ago"],
+        ["b", "ok", "off", "off", "not yet", "off"],
+        ["Machine", "host"],
+        ["this machine", "ok"],
+    ]
+    assert text.count('scope="col"') + text.count('scope="row"') == text.count("<th ")
+
+
+def test_a_blind_source_is_looked_through_seldom_and_not_late() -> None:
+    blind = replace(look("a", "sockets", good=None, age=290.0), lacks=(Lack("what", "remedy"),))
+    assert rows(answering("a"), blind)[-1] == ["a", "ok", "blind"]
+
+
+def test_of_a_large_fleet_only_sums_and_failing_servers_are_shown_and_a_link_to_all() -> None:
+    fleet = [answering(f"s{number:04d}") for number in range(1000)]
+    failed = look("s0500", "logs", failure="timeout", failures={"timeout": 1}, good=14.0)
+    text = html(*fleet, failed, view=page.View(refresh=False))
+    shown = text.split("<h2>Sources", 1)[1]
+    assert '<a href="?pause&amp;sources=all">Show all 1,000</a>' in shown
+    assert Reader(text).rows[-3:] == [
+        ["Server", "api", "logs"],
+        ["1,000 servers", "1,000 ok", "999 off, 1 failing"],
+        ["s0500", "ok", "failing|no answer in time, last good 14 s ago"],
+    ]
+    everything = html(*fleet, failed, view=page.View(every_source=True)).split("<h2>Sources", 1)[1]
+    assert all(f">s{number:04d}<" in everything for number in range(1000))
+    assert '<a href="?">Only the sums, and what fails</a>' in everything
+    assert 'href="?pause&amp;sources=all"' in everything
+
+
+def test_sources_that_fail_beside_are_in_the_verdict() -> None:
+    failing = [look(server, "logs", failure="timeout") for server in ("a", "b", "")]
+    level, _, lines = verdict(answering("a"), answering("c"), refused("b"), *failing)
+    assert level == "bad"
+    assert lines == ["2 of 3 servers answer", "2 more sources fail: logs of a, and 1 more"]
+    assert verdict(answering("a"), failing[2]) == (
+        "warn", "1 of 1 server answers", ["1 more source fails: logs of this machine"],
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("told", "shown"),
+    [
+        ("plain <b>", "<span>plain &lt;b&gt;</span>"),
+        ("set `a<b` here", "<span>set <code>a&lt;b</code> here</span>"),
+        ("`a` or `b`", "<span><code>a</code> or <code>b</code></span>"),
+        ("not ` closed", "<span>not ` closed</span>"),
+    ],
+)
+def test_code_between_backticks(told: str, shown: str) -> None:
+    assert prose(told) == shown
 
 
 def test_what_cannot_be_seen_is_told_once_with_the_line_that_helps() -> None:
@@ -360,14 +442,14 @@ def test_what_cannot_be_seen_is_told_once_with_the_line_that_helps() -> None:
     blind = [replace(look(name, "sockets", good=None), lacks=(lack,)) for name in ("a", "b")]
     found = survey(*blind, look("a", "api", *condition("a", "ok")))
     assert found.gaps == (Gap("sockets", lack, ("a", "b")),)
-    assert [reading.watch.source for reading in found.readings] == ["api"]
-    *_, last = rows(*blind, look("a", "api", *condition("a", "ok")))
-    assert last == ["sockets", "a|and 1 more", "the server is on another machine", "run an exporter there"]
+    row = rows(*blind, look("a", "api", *condition("a", "ok")))[4]
+    assert row == ["sockets", "a|and 1 more", "the server is on another machine", "run an exporter there"]
     assert "Not seen" not in html(look("a", "api", *condition("a", "ok")))
 
 
 def test_a_late_source_says_so() -> None:
-    assert rows(look("", "host", age=300.0))[-1][3] == "5 min ago|late"
+    row = rows(look("", "host", age=300.0))[1]
+    assert row[:3] == ["this machine", "host", "the exporter has not looked in time"]
 
 
 def test_servers_in_trouble_come_first() -> None:
@@ -383,7 +465,16 @@ def test_the_exporter_tells_about_itself() -> None:
 
 
 def test_links_work_behind_a_path_of_a_proxy() -> None:
-    assert re.findall('href="([^"]*)"', html()) == ["metrics", "config", "sd", "-/healthy", "-/ready", "?pause"]
+    always = ["metrics", "config", "-/healthy", "-/ready", "?pause"]
+    assert re.findall('href="([^"]*)"', html()) == always
+    some = ["metrics", "config", "probe", "sd", "-/healthy", "-/ready", "?pause"]
+    assert re.findall('href="([^"]*)"', html(more=("probe", "sd"))) == some
+
+
+def test_a_page_that_only_some_want_comes_with_where_it_is_described() -> None:
+    assert "docs/multi-target.md" in html(more=("probe",))
+    assert "docs/discovery.md" in html(more=("sd",))
+    assert "docs/" not in html()
 
 
 # --- size ------------------------------------------------------------------------------------------------------------

@@ -11,6 +11,8 @@ Points = Sequence[tuple[float, float | None]]
 
 _WIDTH, _HEIGHT = 580, 230
 _LEFT, _RIGHT, _TOP, _BOTTOM = 58, 14, 14, 34
+_LETTER, _LINE = 6.4, 13.0
+"""Room for a letter and for a line of the labels' font, in which no label is wider."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,11 +115,10 @@ def distribution(
         so_far += count
         steps.append((end, so_far / whole))
     parts.append(_path(Line("share so far", "quiet", [(bars[0][0], 0.0), *steps]), across, share))
-    for mark in marks:
-        x = across.at(mark.value)
-        parts.append(f'<line class="limit" x1="{x:.1f}" x2="{x:.1f}" y1="{_TOP}" y2="{_HEIGHT - _BOTTOM}"/>')
-        parts.append(f'<text class="limit" x="{x + 4:.1f}" y="{_TOP + 10}">{escape(mark.name)}</text>')
-    return _framed(name, parts, [(counted, tone), ("share so far, to 100 %", "quiet")])
+    places = [across.at(mark.value) for mark in marks]
+    parts += [f'<line class="limit" x1="{x:.1f}" x2="{x:.1f}" y1="{_TOP}" y2="{_HEIGHT - _BOTTOM}"/>' for x in places]
+    labels = labels_beside([(mark.name, x) for mark, x in zip(marks, places, strict=True)])
+    return _framed(name, [*parts, *map(_limit, labels)], [(counted, tone), ("share so far, to 100 %", "quiet")])
 
 
 def points(
@@ -181,14 +182,61 @@ def _axes(
 
 
 def _marks(marks: Sequence[Mark], up: _Scale) -> list[str]:
-    parts = []
-    for mark in marks:
-        y = up.at(mark.value)
-        parts.append(f'<line class="limit" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
-        parts.append(
-            f'<text class="limit" x="{_WIDTH - _RIGHT}" y="{y - 4:.1f}" text-anchor="end">{escape(mark.name)}</text>'
-        )
-    return parts
+    places = [up.at(mark.value) for mark in marks]
+    drawn = [f'<line class="limit" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>' for y in places]
+    labels = labels_above([(mark.name, y) for mark, y in zip(marks, places, strict=True)])
+    return [*drawn, *map(_limit, labels)]
+
+
+@dataclass(frozen=True, slots=True)
+class Label:
+    """`x` is its left end, `y` its baseline."""
+
+    text: str
+    x: float
+    y: float
+
+    @property
+    def end(self) -> float:
+        return self.x + _LETTER * len(self.text)
+
+    def meets(self, other: Label) -> bool:
+        return self.x < other.end + 4 and other.x < self.end + 4 and abs(self.y - other.y) < _LINE
+
+
+def labels_beside(lines_at: Sequence[tuple[str, float]]) -> list[Label]:
+    """Names of lines that go up at these places: each beside its own, at the top, where it meets no other name and no
+    other line; where there is no such room, beneath the names that are there."""
+    placed: list[Label] = []
+    for text, x in lines_at:
+        rows = [_TOP + 10 + row * _LINE for row in range(len(lines_at))]
+        tries = [
+            Label(text, left, y) for y in rows for left in (x + 4, x - 4 - _LETTER * len(text))
+            if left >= _LEFT and Label(text, left, y).end <= _WIDTH
+        ]  # fmt: skip
+        free = [label for label in tries if not any(map(label.meets, placed))]
+        clear = [label for label in free if not any(label.x < at < label.end for _, at in lines_at)]
+        placed.append((clear or free or [Label(text, _LEFT, rows[len(placed)])])[0])
+    return placed
+
+
+def labels_above(lines_at: Sequence[tuple[str, float]]) -> list[Label]:
+    """Names of lines that lie at these heights: at the right, or to the left of a name that is there. Where another line
+    would go through a name, it is beneath its own if there is room."""
+    heights, placed = [y for _, y in lines_at], list[Label]()
+    for text, y in lines_at:
+        crossed, taken = (any(low < each - y < high for each in heights) for low, high in ((-_LINE, -1), (1, _LINE)))
+        beneath = crossed and not taken and y + _LINE < _HEIGHT - _BOTTOM
+        label = Label(text, _WIDTH - _RIGHT - _LETTER * len(text), y + 11 if beneath else y - 4)
+        for other in sorted(placed, key=lambda each: -each.x):
+            if label.meets(other):
+                label = Label(text, other.x - 8 - _LETTER * len(text), label.y)
+        placed.append(label)
+    return placed
+
+
+def _limit(label: Label) -> str:
+    return f'<text class="limit" x="{label.x:.1f}" y="{label.y:.1f}">{escape(label.text)}</text>'
 
 
 def _bands(bands: Sequence[Band], across: _Scale) -> list[str]:

@@ -20,7 +20,7 @@ figure{margin:0;background:var(--card);border:1px solid var(--rule);border-radiu
 figcaption{font-weight:600;font-size:14px;display:flex;justify-content:space-between;gap:10px;flex-wrap:wrap}
 .legend{font-weight:400;color:var(--soft);font-size:12.5px;display:flex;gap:12px}.key{display:inline-block;width:10px;height:10px;
 border-radius:3px;margin-right:5px}svg{width:100%;height:auto;display:block}svg text{font:11px system-ui,sans-serif}
-.axis{fill:var(--soft)}line.grid{stroke:var(--rule)}line.limit{stroke:var(--bad);stroke-dasharray:5 4}text.limit{fill:var(--bad)}
+.axis{fill:var(--soft)}line.grid{stroke:var(--rule)}line.limit{stroke:var(--bad);stroke-dasharray:5 4}text.limit{fill:var(--bad);paint-order:stroke;stroke:var(--card);stroke-width:3px}
 .band{fill:var(--quiet);opacity:.06}.band.odd{opacity:.14}.line{fill:none;stroke-width:1.8;stroke-linejoin:round}
 .line.a{stroke:var(--a)}.line.b{stroke:var(--b)}.line.c{stroke:var(--c)}.line.ok{stroke:var(--ok)}.line.bad{stroke:var(--bad)}
 .line.quiet{stroke:var(--quiet)}.bar.a,.dot.a{fill:var(--a)}.bar.b,.dot.b{fill:var(--b)}.bar.c,.dot.c{fill:var(--c)}.dot.ok{fill:var(--ok)}.dot.bad{fill:var(--bad)}.dot.quiet{fill:var(--quiet)}

@@ -1,6 +1,6 @@
 """The machine the exporter itself runs on, and the processes of Ollama that run there.
 
-Everything is asked of psutil, and of a few files below /proc, in a thread. Nothing is executed.
+Everything is asked of psutil, and of a few files below /proc, in threads. Nothing is executed.
 """
 
 from __future__ import annotations
@@ -9,10 +9,10 @@ import asyncio
 import logging
 import os
 import re
-import threading
 import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TypeVar, get_args
 
@@ -22,11 +22,16 @@ from exporter import catalog
 from exporter.local.processes import Role, find
 from exporter.meter import Counter
 from exporter.model import Failed, HostSettings, Sample, Watch
+from exporter.threads import Lane
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
 _ROLES: tuple[Role, ...] = get_args(Role)
+_LOOK_SHARE = 0.4
+"""Of the time of a reading: for each of two looks that follow each other."""
+
+_Parts = Mapping[str, Callable[[], Iterable[Sample]]]
 
 
 class HostSource:
@@ -39,6 +44,10 @@ class HostSource:
 
     What can never be known here (a kernel without pressure files, no model store) is absent and no failure.
     A part that breaks fails the reading as `unavailable`, beside the samples of the rest.
+
+    What may hang has a thread and a deadline of its own: the store on a disk whose server is gone, and processes that
+    wait for such a disk themselves (the kernel holds back their command lines). It fails the reading as `timeout`,
+    beside the samples of the rest.
     """
 
     def __init__(
@@ -56,31 +65,16 @@ class HostSource:
         self._proc = proc
         self._list = processes
         self._environment = environment
-        self._looking = threading.Lock()
-        self._broken: set[str] = set()
+        self._look_within = _LOOK_SHARE * watch.within
+        self._kernel, self._table, self._disk = Lane("host"), Lane("host processes"), Lane("host store")
+        self._ill: frozenset[str] = frozenset()
         self._modes: dict[str, float] = {}
         self._serves: tuple[psutil.Process, ...] = ()
         self._used: dict[psutil.Process, float] | None = None
         self._process_cpu = Counter(catalog.HOST_PROCESS_CPU, host=self._host)
 
     async def collect(self) -> Iterable[Sample]:
-        return await asyncio.to_thread(self._look)
-
-    async def aclose(self) -> None:
-        """Nothing is held between two looks."""
-
-    def _look(self) -> list[Sample]:
-        # A cancelled collect() leaves its thread behind, as long as a dead network mount holds it: the
-        # next look must not join it there.
-        if not self._looking.acquire(blocking=False):
-            raise Failed("timeout")
-        try:
-            return self._look_at_parts()
-        finally:
-            self._looking.release()
-
-    def _look_at_parts(self) -> list[Sample]:
-        parts: dict[str, Callable[[], Iterable[Sample]]] = {
+        kernel: _Parts = {
             "cpu": self._cpu,
             "load": self._load,
             "memory": self._memory,
@@ -88,22 +82,38 @@ class HostSource:
             "network": self._network,
             "pressure": self._pressure,
             "boot": self._boot,
-            "processes": self._processes,
-            "store": self._store,  # after the processes: `ollama serve` knows where it is
         }
-        samples: list[Sample] = []
-        broken: set[str] = set()
-        for name, part in parts.items():
-            try:
-                samples += list(part())
-            except Exception:  # noqa: BLE001 - whatever it is, it hides one part; the reading and the log tell
-                broken.add(name)
-                if name not in self._broken:  # once, not every poll
-                    _log.warning("host: cannot read %s", name, exc_info=True)
-        self._broken = broken
-        if broken:
-            raise Failed("unavailable", samples)
-        return samples
+        at_once, in_turn = await asyncio.gather(self._look(self._kernel, kernel), self._may_hang())
+        look = at_once.join(in_turn)
+        self._warn(look)
+        if look.late:
+            raise Failed("timeout", look.samples)
+        if look.broken:
+            raise Failed("unavailable", look.samples)
+        return look.samples
+
+    async def aclose(self) -> None:
+        """Nothing is held between two looks, and nobody waits for one that hangs."""
+
+    async def _may_hang(self) -> _Look:
+        """The store after the processes: `ollama serve` knows where it is."""
+        processes = await self._look(self._table, {"processes": self._processes})
+        return processes.join(await self._look(self._disk, {"store": self._store}))
+
+    async def _look(self, lane: Lane, parts: _Parts) -> _Look:
+        try:
+            return await lane.run(partial(_look_at, parts), self._look_within)
+        except TimeoutError:
+            return _Look(late=frozenset(parts))
+
+    def _warn(self, look: _Look) -> None:
+        """Once, not at every poll."""
+        for name, error in look.broken.items():
+            if name not in self._ill:
+                _log.warning("host: cannot read %s", name, exc_info=error)
+        for name in sorted(look.late - self._ill):
+            _log.warning("host: %s: no answer in time", name)
+        self._ill = look.late | look.broken.keys()
 
     def _cpu(self) -> Iterator[Sample]:
         for mode, seconds in psutil.cpu_times()._asdict().items():
@@ -216,6 +226,29 @@ class HostSource:
             return store
         defaults = (default_store(self._environment), *_SYSTEM_STORES)
         return next((store for store in defaults if store is not None and os.path.isdir(store)), None)
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """What was seen of some parts: of those that broke nothing, and of those that gave no answer in time."""
+
+    samples: tuple[Sample, ...] = ()
+    broken: Mapping[str, Exception] = field(default_factory=dict)
+    late: frozenset[str] = frozenset()
+
+    def join(self, other: _Look) -> _Look:
+        return _Look(self.samples + other.samples, {**self.broken, **other.broken}, self.late | other.late)
+
+
+def _look_at(parts: _Parts) -> _Look:
+    samples: list[Sample] = []
+    broken: dict[str, Exception] = {}
+    for name, part in parts.items():
+        try:
+            samples += list(part())
+        except Exception as error:  # noqa: BLE001 - whatever it is, it hides one part; the reading and the log tell
+            broken[name] = error
+    return _Look(tuple(samples), broken)
 
 
 def steady(before: float, now: float) -> float:

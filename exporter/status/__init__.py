@@ -13,7 +13,7 @@ from typing import Literal
 
 from exporter import catalog
 from exporter.gaps import Gap, gaps
-from exporter.model import Distribution, Family, Reading, Reason, Snapshot
+from exporter.model import Distribution, Family, Reading, Reason, Snapshot, Watch
 
 NAME_MAX = 80
 _LINES_MAX = 8
@@ -123,6 +123,7 @@ class Status:
     lines: Sequence[str]
     servers: Sequence[Server]
     readings: Sequence[Reading]
+    awaited: Sequence[Watch]
     gaps: Sequence[Gap]
     searches: Sequence[Search]
     about: Sequence[str]
@@ -131,11 +132,11 @@ class Status:
 def survey(snapshot: Snapshot, now: float, version: str) -> Status:
     facts = _Facts(snapshot)
     servers = sorted(_servers(snapshot, facts, now), key=_urgency)
-    level, headline, lines = _verdict(servers, facts)
     everything = [entry.reading for entry in snapshot.entries.values()]
-    readings = sorted((reading for reading in everything if not reading.blind), key=lambda reading: not reading.failure)
+    level, headline, lines = _verdict(servers, everything, facts)
     searches = sorted(_searches(facts, now), key=lambda search: search.level == "ok")
-    return Status(level, headline, lines, servers, readings, gaps(everything), searches, _about(facts, now, version))
+    about = _about(facts, now, version)
+    return Status(level, headline, lines, servers, everything, snapshot.awaited, gaps(everything), searches, about)
 
 
 def _urgency(server: Server) -> tuple[int, bool]:
@@ -155,12 +156,12 @@ def last_good(reading: Reading, now: float) -> str:
 # --- the verdict -----------------------------------------------------------------------------------------------------
 
 
-def _verdict(servers: Sequence[Server], facts: _Facts) -> tuple[Level, str, list[str]]:
+def _verdict(servers: Sequence[Server], readings: Sequence[Reading], facts: _Facts) -> tuple[Level, str, list[str]]:
     configured = facts.value(catalog.EXPORTER_SERVERS)
     failing = [f"{short(server.name)} is {server.state}: {server.why}" for server in servers if server.level != "ok"]
     doubts = [_doubt(model, server) for server in servers if server.level == "ok" for model in server.doubtful()]
     good = len(servers) - len(failing)
-    headline = f"{good} of {_count(len(servers), 'server')} answer{'s' if len(servers) == 1 else ''}"
+    headline = f"{good:,} of {_count(len(servers), 'server')} answer{'s' if len(servers) == 1 else ''}"
     levels: set[Level] = {server.level for server in servers} or {"unknown"}
     if not servers:
         headline = "No server is configured or found" if configured == 0 else "No server has been looked at yet"
@@ -174,6 +175,10 @@ def _verdict(servers: Sequence[Server], facts: _Facts) -> tuple[Level, str, list
         lines[_LINES_MAX:] = [f"and {len(lines) - _LINES_MAX:,} more"]
     if configured is not None and configured > len(servers) > 0:
         lines.append(f"{_count(int(configured) - len(servers), 'more server')} not looked at yet")
+    beside = _beside(servers, readings)
+    if beside:
+        levels.add("warn")
+        lines.append(beside)
     blind = [name for name in facts.firsts(catalog.DISCOVERY_UP) if facts.value(catalog.DISCOVERY_UP, name) == 0]
     if blind:
         levels.add("warn")
@@ -182,6 +187,17 @@ def _verdict(servers: Sequence[Server], facts: _Facts) -> tuple[Level, str, list
         levels.add("warn")
         lines.append("The last reload of the configuration failed: the one before it is in force")
     return next(level for level in BY_URGENCY if level in levels), headline, lines
+
+
+def _beside(servers: Sequence[Server], readings: Sequence[Reading]) -> str:
+    """Sources that fail though their server answers, or of this machine: no outage, but something goes unseen."""
+    well = {"", *(server.name for server in servers if server.level == "ok")}
+    failing = [reading.watch for reading in readings if reading.failure and reading.watch.server in well]
+    if not failing:
+        return ""
+    first = f"{failing[0].source} of {short(failing[0].server) or 'this machine'}"
+    more = f", and {len(failing) - 1:,} more" if len(failing) > 1 else ""
+    return f"{_count(len(failing), 'more source')} fail{'s' if len(failing) == 1 else ''}: {first}{more}"
 
 
 def _doubt(model: Model, server: Server) -> str:

@@ -55,8 +55,7 @@ connection. What does not scale is the work that an answer makes, however seldom
 - DNS: one server, asked by glibc (2 s, two tries); another system's resolver may hang longer. Up to 64 names may hang
   without delaying others; beyond, names wait for their turn, and servers that are given by address do not.
 - Half-open connections are made by a black hole in the routes of the other end, not by pulling a cable.
-- A disk that hangs is a FUSE file system that answers nothing; NFS was not tried. It takes the series of the whole
-  machine (`ollama_host_*`) with it until it answers.
+- A disk that hangs is a FUSE file system that answers nothing; NFS was not tried.
 - dockerd is an engine of the tests' own behind a Unix socket; `tests/e2e` asks a real one, in peace.
 - The clock that jumps is the process's (libfaketime), not the machine's.
 - Memory is limited by RLIMIT_AS, which makes allocations fail. A cgroup kills in place of that: give the container

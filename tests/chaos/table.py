@@ -81,7 +81,7 @@ FAULTS = (
     _fault("dockerd restarts", MACHINE, "the engine's socket goes and comes back", "unavailable", also="malformed"),
     _fault("dockerd hangs", MACHINE, "eight servers' containers are asked for, and the engine says nothing", "timeout", also="unavailable"),
     _fault("the disk of the models is full", MACHINE, "the last byte of the model store's file system is written", told="`ollama_host_model_store_available_bytes` says 0"),
-    _fault("the disk of the models hangs", MACHINE, "a file system whose server answers nothing (FUSE) lies over the model store", "timeout"),
+    _fault("the disk of the models hangs", MACHINE, "a file system whose server answers nothing (FUSE) lies over the model store", "timeout", told="only the store's series go; CPU, memory, network and processes of the machine stay"),
     _fault("a storm of log rotations", MACHINE, "300 renames of the log under full writing", told="no line is counted twice; what stood in a file that came and went between two looks is not seen"),
     _fault("the log's disk is full", MACHINE, "a server's log is cut off in the middle of a line by a full disk, then truncated", told="the half line is not counted; the truncation is counted as a gap"),
     # --- the exporter itself

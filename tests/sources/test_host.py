@@ -47,8 +47,9 @@ def source(
     proc: Path = Path("/proc"),
     processes: Callable[[], Iterable[psutil.Process]] = lambda: (),
     environment: Mapping[str, str] | None = None,
+    within: float = 10.0,
 ) -> HostSource:
-    watch = Watch("", "host", 15.0, 10.0, HostSettings("gpu1", models_dir))
+    watch = Watch("", "host", 15.0, within, HostSettings("gpu1", models_dir))
     return HostSource(watch, proc=proc, processes=processes, environment=environment or {})
 
 
@@ -701,29 +702,58 @@ def test_a_container_that_hides_files_loses_the_network_only_and_no_warning_esca
     } <= seen.keys()
 
 
-def test_a_look_that_hangs_is_not_joined_by_the_next() -> None:
-    entered, release = threading.Event(), threading.Event()
+class Hanging:
+    """Whoever calls it waits until it is released."""
 
-    def processes() -> Iterable[psutil.Process]:
-        entered.set()
-        assert release.wait(30)
-        return []
+    def __init__(self) -> None:
+        self.entered, self.released = 0, threading.Event()
 
-    host = source(processes=processes)
+    def __call__(self, *_: object) -> Any:
+        self.entered += 1
+        assert self.released.wait(30)
+        raise OSError("it was gone for a long time")
 
-    async def look_twice() -> None:
-        first = asyncio.create_task(host.collect())
-        await asyncio.to_thread(entered.wait, 30)
-        first.cancel()
-        try:
-            with pytest.raises(Failed) as failed:
-                await host.collect()
-        finally:
-            release.set()
-        assert failed.value.reason == "timeout"
 
-    asyncio.run(look_twice())  # waits for the thread as well
-    assert catalog.HOST_CPU in look(host)
+def failed_look(host: HostSource) -> tuple[str, dict[Family, dict[tuple[str, ...], float]]]:
+    """Ends without waiting for threads that still hang, or the test would."""
+    with pytest.raises(Failed) as failed:
+        asyncio.run(host.collect())
+    return failed.value.reason, by_family(failed.value.samples)
+
+
+def test_a_disk_that_hangs_takes_the_store_alone_and_one_thread(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    disk, well = Hanging(), psutil.disk_usage
+    host = source(str(tmp_path), within=5.0)
+    whole = look(host).keys()
+    monkeypatch.setattr(psutil, "disk_usage", disk)
+    try:
+        for _ in range(3):
+            reason, seen = failed_look(host)
+            assert reason == "timeout"
+            assert seen.keys() == whole - {catalog.HOST_STORE_SIZE, catalog.HOST_STORE_AVAILABLE}
+        assert disk.entered == 1
+    finally:
+        disk.released.set()
+    assert [record.message for record in caplog.records] == ["host: store: no answer in time"], "told once"
+    monkeypatch.setattr(psutil, "disk_usage", well)
+    while any(thread.name == "host store" for thread in threading.enumerate()):
+        time.sleep(0.001)
+    assert look(host).keys() == whole
+
+
+def test_processes_that_hang_hide_neither_the_machine_nor_its_store(tmp_path: Path) -> None:
+    """The kernel holds back the command line of a process that waits for a dead disk."""
+    table = Hanging()
+    host = source(str(tmp_path), processes=table, within=5.0)
+    try:
+        reason, seen = failed_look(host)
+    finally:
+        table.released.set()
+    assert reason == "timeout"
+    assert {catalog.HOST_CPU, catalog.HOST_MEMORY_TOTAL, catalog.HOST_STORE_SIZE} <= seen.keys()
+    assert not PROCESS_FAMILIES & seen.keys()
 
 
 def test_the_source_closes_and_refuses_settings_that_are_not_its_own() -> None:
