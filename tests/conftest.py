@@ -9,9 +9,31 @@ from pathlib import Path
 
 import pytest
 
+ROOT = Path(__file__).resolve().parents[1]
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--update-golden", action="store_true", help="write the golden files anew, to be read in review")
+
+
+_LONG = (
+    "tests/test_incidents.py",
+    "tests/test_alerts.py",
+    "tests/e2e/test_compose.py",
+    "tests/e2e/test_docker_engine.py",
+    "tests/e2e/test_alerts_e2e.py",
+    "tests/chaos/test_chaos.py",
+    "tests/test_dashboards_live.py",
+    "tests/loadtest/test_real_llama.py",
+)
+"""Files that take a minute or more."""
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Workers take the long files first, or one of them would still be busy when the others have nothing left."""
+    if hasattr(config, "workerinput"):
+        rank = {ROOT / name: number for number, name in enumerate(_LONG)}
+        items.sort(key=lambda item: rank.get(item.path, len(_LONG)))
 
 
 @pytest.fixture
@@ -34,10 +56,9 @@ def promtool() -> Path:
 @pytest.fixture(scope="session")
 def kubetools() -> Path:
     """Helm, kubectl, and the models of custom resources. Without them: said aloud, and under CI a failure."""
-    root = Path(__file__).resolve().parents[1]
-    found = root / ".cache" / "kubetools"
+    found = ROOT / ".cache" / "kubetools"
     if os.environ.get("CI") == "true":
-        done = subprocess.run([root / "scripts" / "kubetools"], capture_output=True, text=True, check=False)
+        done = subprocess.run([ROOT / "scripts" / "kubetools"], capture_output=True, text=True, check=False)
         if done.returncode != 0:
             pytest.fail(f"no Helm, no kubectl: {done.stderr}")
     if not all((found / each).exists() for each in ("helm4", "keda.py")):
@@ -48,10 +69,9 @@ def kubetools() -> Path:
 @pytest.fixture(scope="session")
 def llama(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A real llama-server, and its small model under a name that Ollama would give it. Without them: as above."""
-    root = Path(__file__).resolve().parents[1]
-    found = root / ".cache" / "llama"
+    found = ROOT / ".cache" / "llama"
     if os.environ.get("CI") == "true":
-        done = subprocess.run([root / "scripts" / "llama"], capture_output=True, text=True, check=False)
+        done = subprocess.run([ROOT / "scripts" / "llama"], capture_output=True, text=True, check=False)
         if done.returncode != 0:
             pytest.fail(f"no real llama-server: {done.stderr}")
     if not (found / "llama-server").exists():

@@ -28,6 +28,10 @@ PAGE = ROOT / "docs" / "incidents.md"
 NEWER = ROOT / ".cache" / "promtools" / "usr" / "bin" / "promtool"
 WITHOUT_INCIDENT = {"Watchdog": "fires always: it is seen where nothing happens"}
 WATCHDOG = "`Watchdog` fires always. It is seen in every incident, and left out here.\n"
+LEAST_PRIORITY = 19
+"""Nothing here is in a hurry; tests beside it may be."""
+LONGEST = 1800
+"""Seconds for all, when other tests run beside them."""
 _SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 ALERTING = [
@@ -62,7 +66,8 @@ def seen(promtool_3: Path, request: pytest.FixtureRequest) -> Iterator[Seen]:
     everything = any(not hasattr(item, "callspec") for item in items)
     wanted = [incident for incident in INCIDENTS if everything or incident.name in asked]
     longest_first = sorted(wanted, key=lambda incident: -incident.story.until)
-    with ProcessPoolExecutor(os.cpu_count(), multiprocessing.get_context("spawn")) as pool:
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(os.cpu_count(), spawn, os.nice, (LEAST_PRIORITY,)) as pool:
         yield {incident.name: pool.submit(_played, incident.name, promtool_3) for incident in longest_first}
 
 
@@ -76,7 +81,7 @@ def _played(name: str, promtool: Path) -> tuple[Told, ...]:
         return verdict.ask(promtool, question, Path(folder))
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(LONGEST)
 @pytest.mark.parametrize("incident", INCIDENTS, ids=lambda incident: incident.name)
 def test_an_incident_is_told_by_its_alerts_and_by_no_other(incident: Incident, seen: Seen) -> None:
     told = seen[incident.name].result()
@@ -99,7 +104,7 @@ def _seconds(duration: str) -> float:
     return float(duration[:-1]) * _SECONDS[duration[-1]]
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(LONGEST)
 def test_the_page_tells_what_was_seen(seen: Seen, update_golden: bool) -> None:
     page = pages.page(INCIDENTS, {name: future.result() for name, future in seen.items()}, WATCHDOG)
     if update_golden:

@@ -78,7 +78,7 @@ def _found(variable: str, names: Sequence[str], places: Sequence[Path]) -> Path 
 
 def _unpacked(package: str, program: str) -> Path | None:
     tree = CACHE / "e2e" / package
-    with _alone():
+    with alone():
         if not (tree / program).exists() and not unpack(tree, package):
             return None
     return tree / program if (tree / program).exists() else None
@@ -96,8 +96,8 @@ def excuse(reason: str) -> None:
 
 
 @contextmanager
-def _alone() -> Iterator[None]:
-    """Two test runs must not unpack into the same place at once."""
+def alone() -> Iterator[None]:
+    """Two that run at once must not unpack into the same place. Not to be nested."""
     CACHE.mkdir(exist_ok=True)
     with (CACHE / "e2e.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

@@ -101,8 +101,10 @@ def _plugins() -> list[Path]:
     for home in (*homes, tree / "usr/libexec/docker/cli-plugins"):
         if all((home / name).exists() for name in names):
             return [home / name for name in names]
-    if not debian.unpack(tree, "docker-compose", "docker-buildx", suite="sid"):
-        raise Unobtainable("no Docker Compose 2 here, and none to be had from Debian's archive")
+    with debian.alone():
+        there = all((tree / "usr/libexec/docker/cli-plugins" / name).exists() for name in names)
+        if not there and not debian.unpack(tree, "docker-compose", "docker-buildx", suite="sid"):
+            raise Unobtainable("no Docker Compose 2 here, and none to be had from Debian's archive")
     return [tree / "usr/libexec/docker/cli-plugins" / name for name in names]
 
 

@@ -98,8 +98,9 @@ def build_ollama(engine: Engine, scratch: Path) -> str:
 
 def import_base(engine: Engine) -> None:
     tar = debian.CACHE / "e2e/base.tar"
-    if not tar.exists():
-        _bootstrap(tar)
+    with debian.alone():
+        if not tar.exists():
+            _bootstrap(tar)
     with tar.open("rb") as content:
         subprocess.run(
             ["docker", "import", "-", BASE], stdin=content, env=engine.environment(), check=True, capture_output=True
@@ -140,8 +141,9 @@ def _exporter(engine: Engine, context: Path) -> str:
 
 def _from_packages(engine: Engine, context: Path, packages: tuple[str, ...], rest: str) -> str:
     tree = debian.CACHE / "e2e" / f"image-{context.name}"
-    if not tree.exists() and not debian.unpack(tree, *packages, suite="sid"):
-        raise Unobtainable(f"Debian's archive does not give {', '.join(packages)}")
+    with debian.alone():
+        if not tree.exists() and not debian.unpack(tree, *packages, suite="sid"):
+            raise Unobtainable(f"Debian's archive does not give {', '.join(packages)}")
     context.mkdir()
     shutil.copytree(tree / "usr/bin", context / "usr/bin")
     shutil.copytree(tree / "usr/share/prometheus", context / "usr/share/prometheus", symlinks=True)
@@ -174,8 +176,9 @@ def _ollama(engine: Engine, context: Path) -> str:
 def _image(engine: Engine, context: Path, dockerfile: str) -> str:
     """With busybox's wget, which the official images have and their health checks use."""
     tree = debian.CACHE / "e2e/busybox"
-    if not tree.exists() and not debian.unpack(tree, "busybox-static"):
-        raise Unobtainable("Debian's archive does not give busybox-static")
+    with debian.alone():
+        if not tree.exists() and not debian.unpack(tree, "busybox-static"):
+            raise Unobtainable("Debian's archive does not give busybox-static")
     program = next(place for place in (tree / "bin/busybox", tree / "usr/bin/busybox") if place.exists())
     shutil.copy(program, context / "wget")
     first, _, rest = dockerfile.partition("\n")
