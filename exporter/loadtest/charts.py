@@ -221,8 +221,8 @@ def labels_beside(lines_at: Sequence[tuple[str, float]]) -> list[Label]:
 
 
 def labels_above(lines_at: Sequence[tuple[str, float]]) -> list[Label]:
-    """Names of lines that lie at these heights: at the right, or to the left of a name that is there. Where another line
-    would go through a name, it is beneath its own if there is room."""
+    """Names of lines that lie at these heights: at the right, or to the left of a name that is there. Where another
+    line would go through a name, it is beneath its own if there is room."""
     heights, placed = [y for _, y in lines_at], list[Label]()
     for text, y in lines_at:
         crossed, taken = (any(low < each - y < high for each in heights) for low, high in ((-_LINE, -1), (1, _LINE)))
