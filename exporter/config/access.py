@@ -11,7 +11,7 @@ from typing import Protocol
 
 from exporter.config.files import PEM_FILE, SECRET_FILE, expanded
 from exporter.config.kinds import SWITCH, Kind, Reader, SecretFile, Wrong, setting, table, text
-from exporter.model import PinnedFile, Secret
+from exporter.model import Endpoint, PinnedFile, Secret
 
 _OURS = {"host", "origin", "connection", "content-length", "content-type", "transfer-encoding", "accept", "user-agent"}
 _CREDENTIAL = re.compile(r"auth|cookie|token|secret|key|passw|credential", re.I)
@@ -95,6 +95,9 @@ class Access(Protocol):
     def url(self) -> str: ...
 
     @property
+    def timeout(self) -> float: ...
+
+    @property
     def headers(self) -> tuple[tuple[str, Secret], ...]: ...
 
     @property
@@ -105,6 +108,25 @@ class Access(Protocol):
 
     @property
     def tls(self) -> Tls: ...
+
+    @property
+    def proxy_url(self) -> Secret | None: ...
+
+
+def endpoint(to: Access) -> Endpoint:
+    """Where and how it is asked, with the usual time for a connection and its own name."""
+    return Endpoint(
+        url=to.url,
+        timeout=to.timeout,
+        headers=to.headers,
+        bearer=to.bearer_token_file.secret if to.bearer_token_file else None,
+        basic=(to.basic_auth.username, to.basic_auth.password_file.secret) if to.basic_auth else None,
+        ca=to.tls.ca_file,
+        certificate=to.tls.cert_file,
+        key=to.tls.key_file,
+        insecure=to.tls.insecure_skip_verify,
+        proxy=to.proxy_url,
+    )
 
 
 def about_access(to: Access) -> Iterator[tuple[str, str]]:

@@ -6,6 +6,7 @@ from collections.abc import Hashable, Iterator
 from dataclasses import replace
 from typing import Any, Protocol
 
+from exporter.config.access import endpoint
 from exporter.config.addresses import host_and_port
 from exporter.config.members import Server, ServerCanary, ServerLogs
 from exporter.config.probes import Module
@@ -181,18 +182,4 @@ def _over_http(server: Server, limits: Limits) -> Iterator[Watch]:
 
 
 def endpoint_of(server: Server) -> Endpoint:
-    basic = server.basic_auth
-    return Endpoint(
-        url=server.url,
-        timeout=server.timeout,
-        connect_timeout=server.connect_timeout,
-        host=server.host_header or "",
-        headers=server.headers,
-        bearer=server.bearer_token_file.secret if server.bearer_token_file else None,
-        basic=(basic.username, basic.password_file.secret) if basic else None,
-        ca=server.tls.ca_file,
-        certificate=server.tls.cert_file,
-        key=server.tls.key_file,
-        insecure=server.tls.insecure_skip_verify,
-        proxy=server.proxy_url,
-    )
+    return replace(endpoint(server), connect_timeout=server.connect_timeout, host=server.host_header or "")

@@ -5,16 +5,17 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import cast
 from urllib.parse import urlsplit
 
 import httpx
 
 from exporter.config import Server
+from exporter.config.access import endpoint
 from exporter.config.discovery import HttpSd
 from exporter.discovery import groups
 from exporter.discovery.targets import Seen, Target, Trouble
-from exporter.model import Endpoint
 from exporter.ollama import HttpError, open_transport, request_headers, translate
 
 _JSON = re.compile(r"application/json(;\s*charset=(\"utf-8\"|utf-8))?", re.I)
@@ -25,7 +26,9 @@ class HttpFinder:
 
     def __init__(self, settings: HttpSd, every: float, transport: httpx.AsyncBaseTransport | None = None) -> None:
         self._settings, self._every = settings, every
-        self._endpoint = _endpoint(settings)
+        parts = urlsplit(settings.url)
+        # Without the path and the query, which are the request's.
+        self._endpoint = replace(endpoint(settings), url=f"{parts.scheme}://{parts.netloc}")
         self._transport = transport
         self._tag, self._targets = "", tuple[Target, ...]()
 
@@ -83,19 +86,3 @@ class HttpFinder:
             if len(body) > groups.BODY_MAX:
                 raise Trouble("too_large", "the answer is larger than 16 MiB")
         return bytes(body)
-
-
-def _endpoint(settings: HttpSd) -> Endpoint:
-    basic, parts = settings.basic_auth, urlsplit(settings.url)
-    return Endpoint(
-        url=f"{parts.scheme}://{parts.netloc}",
-        timeout=settings.timeout,
-        headers=settings.headers,
-        bearer=settings.bearer_token_file.secret if settings.bearer_token_file else None,
-        basic=(basic.username, basic.password_file.secret) if basic else None,
-        ca=settings.tls.ca_file,
-        certificate=settings.tls.cert_file,
-        key=settings.tls.key_file,
-        insecure=settings.tls.insecure_skip_verify,
-        proxy=settings.proxy_url,
-    )
