@@ -26,7 +26,6 @@ from exporter.sources.docker import HEALTH
 from exporter.sources.gpu import CAUSES, THROTTLING
 from exporter.sources.logs import KNOWN_STATUSES
 from exporter.sources.own import LEFT_OUT, PROBE_REFUSALS
-from tests.narrowing import narrowed
 
 ROOT = Path(__file__).resolve().parents[1]
 ALERTS = ROOT / "alerts"
@@ -82,23 +81,13 @@ def test_both_promtools_find_nothing_in_the_rules(each_promtool: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def judged(
-    each_promtool: Path, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[dict[Path, Future[str]]]:
-    """All files that this run asks for, begun at once and the longest first; each test waits for its own.
-
-    The newer promtool has all rules before it at each step, and tells of any that fails. The installed one judges each
-    alert by the rules that it is made of, in a sixth of the time."""
+def judged(each_promtool: Path, request: pytest.FixtureRequest) -> Iterator[dict[Path, Future[str]]]:
+    """All files that this run asks for, begun at once and the longest first; each test waits for its own."""
     items = [item for item in request.session.items if item.path == request.path and hasattr(item, "callspec")]
     asked = {item.callspec.params["path"] for item in items if "judged" in item.fixturenames}
     longest_first = sorted(asked, key=lambda path: (path.stem not in _LONG, path))
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        begun = {}
-        for path in longest_first:
-            whole = each_promtool.parent == NEWER
-            files = [path] if whole else narrowed(path, RULES, tmp_path_factory.mktemp(path.stem))
-            begun[path] = pool.submit(_run, each_promtool, "test", "rules", *files, nice=19)
-        yield begun
+        yield {path: pool.submit(_run, each_promtool, "test", "rules", path, nice=19) for path in longest_first}
 
 
 _LONG = {"objectives", "quiet", "hosts", "objectives-days", "models-days", "fleet-days"}
@@ -108,20 +97,6 @@ _LONG = {"objectives", "quiet", "hosts", "objectives-days", "models-days", "flee
 @pytest.mark.parametrize("path", PROMTOOL_TESTS, ids=lambda path: path.stem)
 def test_both_promtools_see_each_alert_fire_and_fall_silent(path: Path, judged: dict[Path, Future[str]]) -> None:
     judged[path].result()
-
-
-@pytest.mark.parametrize("path", PROMTOOL_TESTS, ids=lambda path: path.stem)
-def test_where_tests_are_narrowed_to_an_alert_none_is_lost(path: Path, tmp_path: Path) -> None:
-    found = narrowed(path, RULES, tmp_path)
-    if found == [path]:
-        assert "promql_expr_test" in path.read_text("utf-8")
-        return
-    tests = [test for file in found for test in yaml.safe_load(file.read_text("utf-8"))["tests"]]
-    assert sorted(map(str, tests)) == sorted(map(str, yaml.safe_load(path.read_text("utf-8"))["tests"]))
-    for file in found:
-        (rules,) = yaml.safe_load(file.read_text("utf-8"))["rule_files"]
-        kept = [rule for group in yaml.safe_load(Path(rules).read_text("utf-8"))["groups"] for rule in group["rules"]]
-        assert [rule for rule in kept if "alert" in rule] == [rule for rule in ALERTING if rule["alert"] == file.stem]
 
 
 def _run(*command: object, nice: int = 0) -> str:
