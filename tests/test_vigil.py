@@ -247,6 +247,31 @@ def test_a_pid_that_is_used_again_is_another_runner(monkeypatch: pytest.MonkeyPa
     on_a_loop(main, Book())
 
 
+def test_a_mistake_while_children_are_asked_costs_that_look_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vigil, "EVERY", 0.01)
+    one = runner(11, 2.0)
+
+    class Mistaken(Played):
+        asked = 0
+
+        def runners(self, pids: Iterable[int]) -> tuple[RunnerProcess, ...]:
+            self.asked += 1
+            if self.asked == 1:
+                raise ValueError
+            return super().runners(pids)
+
+    async def main(book: Book) -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context["exception"]))
+        it = book.vigil(Mistaken(one))
+        it.follow(SERVER, [])
+        await book.until(lambda: book.began == [one])
+        it.stop()
+
+    told: list[BaseException] = []
+    on_a_loop(main, Book())
+    assert [type(error) for error in told] == [ValueError]
+
+
 def test_where_children_are_not_listed_ends_are_seen_at_the_next_look_and_not_at_once() -> None:
     first, second = runner(11, 2.0), runner(12, 3.0)
 

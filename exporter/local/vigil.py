@@ -158,7 +158,7 @@ class Vigil:
         self._looks = {pid: looks for pid, looks in self._looks.items() if pid in pids}
         known = {life.process.pid for life in self._alive.values()}
         new = [pid for pid in pids - known if self._looks.get(pid, 0) < _UNDECIDED]
-        if new and self._asking is None:
+        if new and (self._asking is None or self._asking.done()):
             self._asking = asyncio.create_task(self._ask(new), name="children of a server")
         self._again = self._again or bool(new)
 
@@ -171,7 +171,6 @@ class Vigil:
             found = await asyncio.to_thread(births.runners, pids)
         except (LookupError, OSError):
             found = ()
-        self._asking = None
         for pid in set(pids) - {process.pid for process in found}:
             self._looks[pid] = self._looks.get(pid, 0) + 1
         for process in found:

@@ -179,12 +179,13 @@ class RunnerSource:
             end.close()
             return
         runner.over = True
-        self._start(self._judge(runner, end))
+        self._start(self._judge(runner, end)).add_done_callback(lambda _: end.close())
 
-    def _start(self, act: Coroutine[Any, Any, None]) -> None:
+    def _start(self, act: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(act)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
     async def _ask_ready(self, runner: _Runner) -> None:
         """Until it is: what was never ready was not unloaded, and it may be gone before the next look."""
@@ -212,17 +213,14 @@ class RunnerSource:
         """Why it ended. Its server is asked first, and at once: what it lists may be another runner's in a moment."""
         loop = asyncio.get_running_loop()
         asked = loop.time()
-        try:
-            listed = await self._listed(end.place)
-            late = loop.time() - asked > _AT_ONCE
-            if runner.blob and not runner.settled and not runner.names:
-                with suppress(LookupError, OSError, Lacking):
-                    await asyncio.to_thread(self._find_names, end.place, [runner])
-            runner.choose_name(listed)
-            there = self._is_listed(runner, listed)
-            self._meters.ended(runner, end.why(None if late and not there else there, runner.ready))
-        finally:
-            end.close()
+        listed = await self._listed(end.place)
+        late = loop.time() - asked > _AT_ONCE
+        if runner.blob and not runner.settled and not runner.names:
+            with suppress(LookupError, OSError, Lacking):
+                await asyncio.to_thread(self._find_names, end.place, [runner])
+        runner.choose_name(listed)
+        there = self._is_listed(runner, listed)
+        self._meters.ended(runner, end.why(None if late and not there else there, runner.ready))
 
     def _is_listed(self, runner: _Runner, listed: frozenset[str] | None) -> bool | None:
         """None where it cannot be told: the names of its weights are not known, or are another living runner's."""
