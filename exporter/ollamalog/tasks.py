@@ -54,18 +54,19 @@ class _Slot:
                 task.generates = True
                 return
 
-    def lose(self, kept: int) -> Iterator[tuple[Owner, CutOff]]:
-        """At most so many are still under way. Says of the others what holds whichever they are."""
-        self.lost = min(self.lost, len(self.tasks))
-        if len(self.tasks) - self.lost <= kept:
+    def lose(self, kept: int, fresh: bool = False) -> Iterator[tuple[Owner, CutOff]]:
+        """At most so many are still under way; the last one for sure if it is `fresh`. Says of the others what holds
+        whichever they are, beyond what was said."""
+        self.lost = max(min(self.lost, len(self.tasks)), len(self.tasks) - kept)
+        if self.lost == 0:
             return
-        self.lost = len(self.tasks) - kept
         if kept == 0 and self.told == _NOTHING:
             yield from ((task.owner, _sum((task,), 1)) for task in self.tasks)
             return
-        least, told = _sum(self.tasks, self.lost), self.told
+        tasks, told = self.tasks[:-1] if fresh else self.tasks, self.told
+        least = _sum(tasks, self.lost)
         self.told = CutOff(max(least.generations, told.generations), max(least.tokens, told.tokens))
-        owners = {task.owner for task in self.tasks}
+        owners = {task.owner for task in tasks}
         more = CutOff(self.told.generations - told.generations, self.told.tokens - told.tokens)
         yield owners.pop() if len(owners) == 1 else NOBODY, more
 
@@ -134,7 +135,7 @@ class Tasks:
         if self._alive == 0:  # somebody works of whom nothing was told
             self._alive = None
         elif self._alive is not None:
-            yield from slot.lose(self._alive)
+            yield from slot.lose(self._alive, fresh=True)
 
     def _end(self, key: Key) -> None:
         """A task that has told what it came to is ended first: another one with its number is of a runner that went."""
