@@ -103,7 +103,7 @@ def _tokens(window: str) -> str:
 
 def _tokens_estimate(window: str) -> str:
     """By the log: each generation that was cut off counts as much as a finished one, and no less than what was told of
-    it on the way. Right where runners go after their answers, as in a swap; too high where answers break off."""
+    it on the way. Right where runners go after their answers, as in a swap; too high where answers break off or clients leave."""
     ended, generations, cut, seen = (
         f"sum by ({MODEL}) (rate(ollama_log_{what}_total[{window}]))"
         for what in ("generated_tokens", "generations", "generations_cut_off", "cut_off_seen_tokens")

@@ -381,7 +381,7 @@ _LINES = Row(
             "Tokens by the log: told, and estimated",
             "How many tokens were made, with those of generations that were cut off? told: of finished answers. cut"
             " off, seen: what runners had told of the others on the way. estimate: each that was cut off counts like a"
-            " finished one; too high where answers break off in the middle.",
+            " finished one; too high where answers break off, or clients leave.",
             [
                 Query(f"sum({rate(catalog.LOG_GENERATED_TOKENS)})", "told"),
                 Query(f"sum({rate(catalog.LOG_CUT_OFF_TOKENS)})", "cut off, seen"),

@@ -66,9 +66,10 @@ LOG_GENERATION_SECONDS = Family(
 )  # fmt: skip
 LOG_CUT_OFF = Family(
     "ollama_log_generations_cut_off_total", "counter",
-    "Generations that were begun and whose runner was gone before it had written their end: ended by Ollama right after the"
-    " answer to make room, or dead. Their tokens are missing in ollama_log_generated_tokens_total. Counted when it is certain,"
-    " mostly at the next load; a lower bound while several models are loaded. model as in ollama_log_generations_total.",
+    "Generations that were begun and whose runner was gone before it had written their end: ended by Ollama to make room,"
+    " right after their answer or their client's leaving, or dead. Their tokens are missing in"
+    " ollama_log_generated_tokens_total. Counted when it is certain, mostly at the next load; a lower bound while several"
+    " models are loaded. model as in ollama_log_generations_total.",
     _SM,
 )  # fmt: skip
 LOG_CUT_OFF_TOKENS = Family(
