@@ -95,7 +95,7 @@ def test_what_0_33_writes() -> None:
         NewPrompt((3, 0), 15),
         Cached((3, 0), 0),
         Processed(15, pytest.approx(0.35766)),
-        Generated(1, 0.0),
+        Generated((3, 0), 1, 0.0),
     ]
     assert [event for event in found if isinstance(event, (LoadBegan, Started, Placed))][:4] == [
         LoadBegan(BLOB),
@@ -109,11 +109,12 @@ def test_what_0_33_writes() -> None:
 
 
 def test_what_a_llama_server_by_itself_writes_before_its_lines() -> None:
-    found = events("llama-server-b10434.log")
+    said = (Processed, Generated, Happened, Misfit)
+    found = [event for event in events("llama-server-b10434.log") if isinstance(event, said)]
 
     assert found == [
         Processed(4, pytest.approx(0.04894)),
-        Generated(64, pytest.approx(16.51736)),
+        Generated((3, 2), 64, pytest.approx(16.51736)),
         Happened("context_exceeded"),
     ]
 
@@ -284,16 +285,16 @@ def test_the_echo_of_one_load_is_not_taken_for_the_next() -> None:
 
 
 def test_lines_of_a_runner_belong_to_the_only_one_alive() -> None:
-    assert told(*load("a"), GENERATED)[-1] == Told(Generated(16, 0.1), "a:latest", BLOB)
+    assert told(*load("a"), GENERATED)[-1] == Told(Generated((3, 0), 16, 0.1), "a:latest", BLOB)
 
 
 def test_lines_of_a_runner_are_nobodys_while_several_may_be_alive() -> None:
-    assert told(*load("a"), *load("b", count=2), GENERATED)[-1] == Told(Generated(16, 0.1))
+    assert told(*load("a"), *load("b", count=2), GENERATED)[-1] == Told(Generated((3, 0), 16, 0.1))
 
 
 def test_lines_of_a_runner_are_nobodys_before_the_first_load_was_seen() -> None:
-    assert told(GENERATED)[-1] == Told(Generated(16, 0.1))
-    assert told(says("loaded runners", "count=1"), GENERATED)[-1] == Told(Generated(16, 0.1))
+    assert told(GENERATED)[-1] == Told(Generated((3, 0), 16, 0.1))
+    assert told(says("loaded runners", "count=1"), GENERATED)[-1] == Told(Generated((3, 0), 16, 0.1))
 
 
 def test_while_another_model_loads_the_lines_are_still_of_the_one_that_is_there() -> None:

@@ -41,6 +41,7 @@ def recorded() -> list[Group]:
                     mean("ollama_log_request_duration_seconds", SERVER),
                 ),
                 record("server:ollama_generated_tokens:rate_5m", _tokens("5m")),
+                record("model:ollama_log_generated_tokens_estimate:rate_5m", _tokens_estimate("5m")),
                 record("server:ollama_crashes:increase_30m", _crashes("30m")),
                 record("model:ollama_longest_sequence:ratio", _longest()),
                 record("server:ollama_container_memory_used:ratio", _container_memory()),
@@ -98,6 +99,19 @@ def _tokens(window: str) -> str:
         f"or\n{ended} and on ({SERVER}) {NATIVE_READ}\n"
         f"or\n{logged} and on ({SERVER}) {LOGS_READ}\nor\n{seen}"
     )
+
+
+def _tokens_estimate(window: str) -> str:
+    """By the log: each generation that was cut off counts as much as a finished one, and no less than what was told of
+    it on the way. Right where runners go after their answers, as in a swap; too high where answers break off or clients leave."""
+    ended, generations, cut, seen = (
+        f"sum by ({MODEL}) (rate(ollama_log_{what}_total[{window}]))"
+        for what in ("generated_tokens", "generations", "generations_cut_off", "cut_off_seen_tokens")
+    )
+    likely = f"{ended} * (1 + {cut} / ({generations} > 0))"
+    least = f"{ended} + {seen}"
+    here = f"and on ({SERVER}) {LOGS_READ}"
+    return f"(\n  {likely}\n  >=\n  {least}\n  or\n  {least}\n)\n{here}"
 
 
 def _crashes(window: str) -> str:

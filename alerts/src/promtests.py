@@ -8,8 +8,10 @@ import alerting
 import cases
 import inside_cases
 import quiet
+import recorded_cases
 import rules
 from cases import Case, Says, Series
+from recorded_cases import Expected
 
 Document = dict[str, Any]
 
@@ -21,6 +23,7 @@ def documents() -> dict[str, Document]:
         for step, suffix in ((1, ""), (4, "-days")):
             if tests := [_test(case) for case in members if case.step == step]:
                 made[name + suffix] = _document(tests, step)
+    made["recorded"] = _document([_recorded(case) for case in recorded_cases.EXPECTED], 1)
     return made | {"quiet": _document([_quiet(*scene) for scene in quiet.SCENES], 1)}
 
 
@@ -44,6 +47,23 @@ def _test(case: Case) -> Document:
                 "exp_alerts": [_expected(case.alert, said) for said in says],
             }
             for minute, says in sorted(checks)
+        ],
+    }
+
+
+def _recorded(case: Expected) -> Document:
+    labels = ",".join(f'{name}="{value}"' for name, value in case.labels)
+    return {
+        "name": f"{case.name}: {case.story}",
+        "interval": "1m",
+        "input_series": _input(case.series),
+        "promql_expr_test": [
+            {
+                "expr": case.name,
+                "eval_time": f"{minute}m",
+                "exp_samples": [] if value is None else [{"labels": f"{case.name}{{{labels}}}", "value": value}],
+            }
+            for minute, value in case.values
         ],
     }
 

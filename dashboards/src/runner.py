@@ -317,7 +317,8 @@ _LINES = Row(
         panels.graph(
             602,
             "Tokens of finished answers, by model",
-            "How many tokens do users get? Counted when an answer ends, so long ones come in heaps. Ten busiest.",
+            "How many tokens do users get? Counted when an answer ends, so long ones come in heaps. A lower bound: see"
+            " Generations cut off. Ten busiest.",
             Query(f"topk(10, {_of_models(catalog.LOG_GENERATED_TOKENS)})", "{{model}}"),
             Look(TOKENS_PER_SECOND, empty=NEEDS_LOGS, least=0),
             stack=True,
@@ -362,6 +363,32 @@ _LINES = Row(
                 "{{model}}",
             ),
             Look(SHARE, empty="No speculative decoding", least=0, most=1),
+        ),
+        panels.graph(
+            607,
+            "Generations cut off, by model",
+            "Is the log short? Answers whose runner was gone before it had written their end: swapped for another model"
+            " at once, or dead. Their tokens are missing in all panels of this row. Ten most. Next: Models and memory,"
+            " for loads.",
+            Query(f"topk(10, {over('sum', 'model', increase(catalog.LOG_CUT_OFF))})", "{{model}}"),
+            Look(COUNT, empty=NEEDS_LOGS, least=0),
+            width=12,
+            stack=True,
+            as_bars=True,
+        ),
+        panels.graph(
+            608,
+            "Tokens by the log: told, and estimated",
+            "How many tokens were made, with those of generations that were cut off? told: of finished answers. cut"
+            " off, seen: what runners had told of the others on the way. estimate: each that was cut off counts like a"
+            " finished one; too high where answers break off, or clients leave.",
+            [
+                Query(f"sum({rate(catalog.LOG_GENERATED_TOKENS)})", "told"),
+                Query(f"sum({rate(catalog.LOG_CUT_OFF_TOKENS)})", "cut off, seen"),
+                Query(f"sum({pick(names.LOG_TOKENS_ESTIMATE)})", "estimate, 5 min"),
+            ],
+            Look(TOKENS_PER_SECOND, empty=NEEDS_LOGS, least=0),
+            width=12,
         ),
     ),
 )

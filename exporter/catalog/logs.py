@@ -32,8 +32,7 @@ LOG_DURATION = Family(
 LOG_GENERATIONS = Family(
     "ollama_log_generations_total", "counter",
     "Answers that a runner finished, by its timing lines in the server's log (0.30 and newer). Those that were cancelled have"
-    " none, nor have some of those after which the model was unloaded at once: its runner is stopped before it has written"
-    " them. model: that of the only runner alive; unknown while several may be, because they share one log without names.",
+    " none, nor have those of ollama_log_generations_cut_off_total. model: that of the only runner alive; unknown while several may be, because they share one log without names.",
     _SM,
 )  # fmt: skip
 LOG_PROMPT_TOKENS = Family(
@@ -56,7 +55,7 @@ LOG_CACHED_TOKENS = Family(
 LOG_GENERATED_TOKENS = Family(
     "ollama_log_generated_tokens_total", "counter",
     "Tokens of finished answers, thinking included (timing lines, 0.30 and newer): those that ollama_log_generations_total"
-    " counts. The first token of each answer costs no generation time: speed is (tokens - generations) /"
+    " counts: a lower bound. The first token of each answer costs no generation time: speed is (tokens - generations) /"
     " ollama_log_generation_seconds_total.",
     _SM, "tokens",
 )  # fmt: skip
@@ -64,6 +63,20 @@ LOG_GENERATION_SECONDS = Family(
     "ollama_log_generation_seconds_total", "counter",
     "Time in which runners generated those tokens, summed over slots.",
     _SM, "seconds",
+)  # fmt: skip
+LOG_CUT_OFF = Family(
+    "ollama_log_generations_cut_off_total", "counter",
+    "Generations that were begun and whose runner was gone before it had written their end: ended by Ollama to make room,"
+    " right after their answer or their client's leaving, or dead. Their tokens are missing in"
+    " ollama_log_generated_tokens_total. Counted when it is certain, mostly at the next load; a lower bound while several"
+    " models are loaded. model as in ollama_log_generations_total.",
+    _SM,
+)  # fmt: skip
+LOG_CUT_OFF_TOKENS = Family(
+    "ollama_log_cut_off_seen_tokens_total", "counter",
+    "Tokens that runners told of generations while they were at work (every three seconds) and that were cut off afterwards:"
+    " a lower bound of the tokens of ollama_log_generations_cut_off_total, 0 of short ones.",
+    _SM, "tokens",
 )  # fmt: skip
 LOG_DRAFTED = Family(
     "ollama_log_draft_tokens_total", "counter",
@@ -91,7 +104,8 @@ LOG_EVENTS = Family(
     "ollama_log_events_total", "counter",
     "Incidents by their messages in the server's log. load_failed: each attempt. load_oom: tried once more, smaller or alone."
     " runtime_oom: every model is unloaded. evicted_for_memory: because of a predicted shortage; evictions for"
-    " OLLAMA_MAX_LOADED_MODELS and expiry are not logged. runner_died: once per death, when somebody notices; a lower bound."
+    " OLLAMA_MAX_LOADED_MODELS and expiry are not logged. runner_died: once per death, when somebody notices, while loading too if"
+    " a signal ended it (beside load_failed); a lower bound."
     " client_left_queue: while it waited for a slot. load_aborted: while its model loaded. context_shift: half of the context"
     " was dropped in mid-answer. prompt_truncated, context_exceeded: a prompt was too long, and cut or refused.",
     ("server", "kind"),

@@ -26,7 +26,7 @@ Occurrence = Literal[
     "allocation_failed",  # a runner could not have memory of a device
     "evicted_for_memory",  # a model had to go because another one would not have fitted beside it
     "host_memory_pressure",  # memory mapping was given up because the machine's memory is short
-    "runner_died",  # a runner was found dead, or ended by itself
+    "runner_died",  # a runner was found dead, ended by itself, or was ended by a signal while it was loading
     "generation_failed",  # the runner did not answer a request
     "prompt_truncated",  # a prompt was cut to fit the context
     "context_shift",  # the context was full: half of it was thrown away in mid-answer
@@ -38,7 +38,7 @@ Occurrence = Literal[
     "invalid_environment",  # a variable has a value that Ollama cannot read: the default is in force
     "template_missing",  # a model has no chat template: its answers may be poor
     "gpu_discovery_failed",  # GPUs could not be looked for, or their driver is too old
-    "crash",  # the server itself panicked
+    "crash",  # the server itself panicked, or a runner that is written in Go
 ]
 OCCURRENCES: tuple[Occurrence, ...] = get_args(Occurrence)
 
@@ -56,11 +56,22 @@ class Access:
     took: float
 
 
+Key = tuple[int, int]
+"""Of a task: its slot, and its number in its runner. Each line of the task tells it; runners have the same ones."""
+
+
+@dataclass(frozen=True, slots=True)
+class Began:
+    """A slot of a runner has taken a task: a generation or an embedding."""
+
+    key: Key
+
+
 @dataclass(frozen=True, slots=True)
 class NewPrompt:
-    """A slot of a runner begins with a prompt. `key` is told again by its other lines, and not unique among runners."""
+    """A slot of a runner begins with a prompt."""
 
-    key: tuple[int, int]
+    key: Key
     tokens: int
 
 
@@ -68,7 +79,22 @@ class NewPrompt:
 class Cached:
     """So much of a prompt is in the cache by now; the first one after `NewPrompt` is what was there before."""
 
-    key: tuple[int, int]
+    key: Key
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """The prompt of a generation is read, and tokens come. Embeddings never say it."""
+
+    key: Key
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """So many tokens of an answer are made. Runners say it every three seconds."""
+
+    key: Key
     tokens: int
 
 
@@ -84,8 +110,25 @@ class Processed:
 class Generated:
     """The answer to a request, to its end. The first token costs no time here: it falls out of the prompt."""
 
+    key: Key
     tokens: int
     took: float
+
+
+@dataclass(frozen=True, slots=True)
+class Released:
+    """A slot has ended its task: answered or cancelled."""
+
+    key: Key
+
+
+@dataclass(frozen=True, slots=True)
+class CutOff:
+    """Generations whose runner went before it had told what they came to, and how many tokens of them were told on the
+    way. Not a line: what `Tasks` makes of several."""
+
+    generations: int
+    tokens: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +209,20 @@ class Happened:
 
 
 @dataclass(frozen=True, slots=True)
+class LoadFailed:
+    """An attempt to load a model ended in an error. `crashed`: a signal ended its runner."""
+
+    crashed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Terminated:
+    """A runner that had complained before ended by itself. `crashed`: by a signal."""
+
+    crashed: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Misfit:
     """A line that looks like one of ours and cannot be read: a newer Ollama writes it in another way."""
 
@@ -173,6 +230,7 @@ class Misfit:
 
 
 Event = (
-    Access | NewPrompt | Cached | Processed | Generated | Drafted | Truncated | Shifted | LoadBegan | Named | Started
-    | Placed | Loaded | Listening | Configured | Happened | Misfit
+    Access | Began | NewPrompt | Cached | Sampling | Progress | Processed | Generated | Released | CutOff | Drafted
+    | Truncated | Shifted | LoadBegan | LoadFailed | Named | Started | Placed | Loaded | Listening | Configured
+    | Happened | Terminated | Misfit
 )  # fmt: skip

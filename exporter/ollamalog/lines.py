@@ -15,22 +15,29 @@ from exporter.ollamalog.events import (
     ENDPOINTS,
     READS,
     Access,
+    Began,
     Cached,
     Configured,
     Drafted,
     Event,
     Generated,
     Happened,
+    Key,
     Listening,
     LoadBegan,
+    LoadFailed,
     Misfit,
     Named,
     NewPrompt,
     Occurrence,
     Placed,
     Processed,
+    Progress,
+    Released,
+    Sampling,
     Shifted,
     Started,
+    Terminated,
     Truncated,
 )
 
@@ -128,8 +135,6 @@ def _unquoted(text: str) -> str:
 
 
 _OCCURRENCES: dict[str, Occurrence] = {
-    "Load failed": "load_failed",
-    "error loading llama server": "load_failed",
     "failed to create server": "load_failed",
     "failed to load model metadata": "load_failed",
     "model is too large for system memory": "load_failed",
@@ -203,7 +208,15 @@ def _configured(fields: Mapping[str, str]) -> Event:
 
 def _terminated(fields: Mapping[str, str]) -> Event | None:
     """Ollama ends its runners with SIGKILL itself, and says so when one had complained before."""
-    return None if "killed" in fields.get("error", "") else Happened("runner_died")
+    error = fields.get("error", "")
+    return None if "killed" in error else Terminated(error.startswith("signal: "))
+
+
+def _load_failed(fields: Mapping[str, str]) -> Event:
+    return LoadFailed(_CRASHED.search(fields.get("error", "")) is not None)
+
+
+_CRASHED = re.compile(r"process (?:has terminated: signal: |no longer running: (?:unknown|-1)(?: |$))")
 
 
 _TOLD: dict[str, Callable[[Mapping[str, str]], Event | None]] = {
@@ -216,6 +229,8 @@ _TOLD: dict[str, Callable[[Mapping[str, str]], Event | None]] = {
     "truncating input prompt": _truncated,
     "speculative decode stats": _speculated,
     "server config": _configured,
+    "Load failed": _load_failed,
+    "error loading llama server": _load_failed,
     "llama-server terminated": _terminated,
     "llama runner terminated": _terminated,  # before 0.30
 }
@@ -262,8 +277,12 @@ def environment(env: str) -> dict[str, str]:
 
 _SLOT = re.compile(rb"slot +\S+: +id +(-?[0-9]{1,9}) \| task (-?[0-9]{1,12}) \| *(.*)", re.DOTALL)
 _TIMING = re.compile(rb"(prompt eval|eval) time = +([0-9]{1,12}\.[0-9]{1,6}) ms / +([0-9]{1,12}) tokens")
+_BEGAN = re.compile(rb"processing task")
 _NEW_PROMPT = re.compile(rb"new prompt, .*task\.n_tokens = ([0-9]{1,12})")
 _CACHED = re.compile(rb"cached n_tokens = ([0-9]{1,12}),")
+_SAMPLING = re.compile(rb"init sampler")
+_PROGRESS = re.compile(rb"n_gen = +([0-9]{1,12}),")
+_RELEASED = re.compile(rb"stop processing")
 _DRAFT = re.compile(rb"draft acceptance = .*\( *([0-9]{1,12}) accepted / *([0-9]{1,12}) generated\)")
 _SHIFT = re.compile(rb"slot context shift, .*n_discard = ([0-9]{1,12})")
 
@@ -279,7 +298,7 @@ def _slot(line: bytes) -> Event | None:
         if timing is None:
             return Misfit("timing")
         tokens, took = int(timing[3]), float(timing[2]) / 1e3
-        return Processed(tokens, took) if timing[1] == b"prompt eval" else Generated(tokens, took)
+        return Processed(tokens, took) if timing[1] == b"prompt eval" else Generated(key, tokens, took)
     for beginning, pattern, make in _SAYINGS:
         if said.startswith(beginning):
             numbers = pattern.match(said)
@@ -287,9 +306,13 @@ def _slot(line: bytes) -> Event | None:
     return None
 
 
-_SAYINGS: tuple[tuple[bytes, re.Pattern[bytes], Callable[[tuple[int, int], list[int]], Event]], ...] = (
+_SAYINGS: tuple[tuple[bytes, re.Pattern[bytes], Callable[[Key, list[int]], Event]], ...] = (
+    (b"processing task", _BEGAN, lambda key, _: Began(key)),
     (b"new prompt,", _NEW_PROMPT, lambda key, numbers: NewPrompt(key, numbers[0])),
     (b"cached n_tokens", _CACHED, lambda key, numbers: Cached(key, numbers[0])),
+    (b"init sampler", _SAMPLING, lambda key, _: Sampling(key)),
+    (b"n_gen =", _PROGRESS, lambda key, numbers: Progress(key, numbers[0])),
+    (b"stop processing", _RELEASED, lambda key, _: Released(key)),
     (b"draft acceptance", _DRAFT, lambda _, numbers: Drafted(numbers[1], numbers[0])),
     (b"slot context shift", _SHIFT, lambda _, numbers: Shifted(numbers[0])),
 )

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from exporter.ollamalog.deaths import Deaths
 from exporter.ollamalog.events import (
+    Began,
     Cached,
     Configured,
+    CutOff,
     Drafted,
     Event,
     Generated,
@@ -15,13 +18,19 @@ from exporter.ollamalog.events import (
     Listening,
     LoadBegan,
     Loaded,
+    LoadFailed,
     Named,
     NewPrompt,
     Placed,
     Processed,
+    Progress,
+    Released,
+    Sampling,
     Shifted,
     Started,
+    Terminated,
 )
+from exporter.ollamalog.tasks import NOBODY, Owner, Tasks
 
 _PROMPTS_MAX = 4096
 
@@ -55,14 +64,16 @@ class Story:
         self._only: _Load | None = None
         self._loading: _Load | None = None
         self._echoes = 0
-        self._died = self._aborted = False
         self._prompts: set[tuple[int, int]] = set()
+        self._tasks = Tasks()
+        self._deaths = Deaths()
 
     def follow(self, event: Event) -> Iterator[Told]:
         """What the next event of the log comes to."""
         match event:
             case LoadBegan():
-                self._loading, self._died = _Load(event.blob, event.name), False
+                yield from map(Told, self._deaths.load_began())
+                self._loading = _Load(event.blob, event.name)
                 yield Told(event, event.name, event.blob)
             case Named():
                 if self._loading is not None:
@@ -72,7 +83,7 @@ class Story:
             case Placed():
                 yield from self._placed(event)
             case Listening() | Configured():
-                self._forget()
+                yield from self._over()
                 yield Told(event)
             case NewPrompt():
                 self._await(event)
@@ -80,22 +91,34 @@ class Story:
                 if event.key in self._prompts:
                     self._prompts.remove(event.key)
                     yield self._of_the_only_runner(event)
-            case Happened():
+            case Happened() | LoadFailed() | Terminated():
                 yield from self._happened(event)
+            case Began() | Sampling() | Progress() | Released():
+                yield from _cut_off(self._tasks.follow(event, self._owner()))
             case Processed() | Generated() | Drafted() | Shifted():
+                if isinstance(event, Generated):
+                    yield from _cut_off(self._tasks.follow(event, self._owner()))
                 yield self._of_the_only_runner(event)
             case _:
                 yield Told(event)
 
-    def _forget(self) -> None:
+    def skip(self) -> None:
+        """Lines may be missing before the next one."""
+        self._tasks.forget()
+
+    def _over(self) -> Iterator[Told]:
         """A server has started: none of its predecessor's runners is alive."""
         self._only = self._loading = None
         self._echoes = 0
-        self._died = self._aborted = False
         self._prompts.clear()
+        self._deaths = Deaths()
+        yield from _cut_off(self._tasks.over())
+
+    def _owner(self) -> Owner:
+        return (self._only.name, self._only.blob) if self._only else NOBODY
 
     def _of_the_only_runner(self, event: Event) -> Told:
-        return Told(event, self._only.name, self._only.blob) if self._only else Told(event)
+        return Told(event, *self._owner())
 
     def _started(self, event: Started) -> Iterator[Told]:
         """From 0.11.5 on, the scheduler asks once more after it has placed a runner, and is told once more; another
@@ -113,6 +136,8 @@ class Story:
     def _placed(self, event: Placed) -> Iterator[Told]:
         load = self._loading
         self._only = load if event.runners == 1 else None
+        yield from _cut_off(self._tasks.placed(event.runners))
+        yield from map(Told, self._deaths.placed(event.runners))
         if load is None:
             return
         load.placed = True
@@ -131,17 +156,13 @@ class Story:
             self._prompts.clear()
         self._prompts.add(event.key)
 
-    def _happened(self, event: Happened) -> Iterator[Told]:
+    def _happened(self, event: Happened | LoadFailed | Terminated) -> Iterator[Told]:
         """Some things are told by everybody who notices them."""
-        if event.what == "load_aborted":
-            self._aborted = True
-        elif event.what == "load_failed":
+        loading = self._loading is not None
+        if isinstance(event, LoadFailed):
             self._loading = None
-            if self._aborted:
-                self._aborted = False
-                return
-        elif event.what == "runner_died":
-            if self._died or self._loading is not None:  # the death of one that was loading is a load that failed
-                return
-            self._died = True
-        yield Told(event)
+        yield from map(Told, self._deaths.follow(event, loading))
+
+
+def _cut_off(said: Iterable[tuple[Owner, CutOff]]) -> Iterator[Told]:
+    return (Told(cut, *owner) for owner, cut in said if cut.generations or cut.tokens)

@@ -25,6 +25,7 @@ FaultKind = Literal[
     "truncated_json",  # half of the body, with a matching length
     "garbage",  # 200 and an HTML page
     "log_reworded",  # access lines are written as no known version writes them
+    "log_cut_short",  # a runner that has to go after its answer is gone before it has written the answer's last lines
     "size_unread",  # /api/ps tells size 0, as a server does that could not read its runner's log
     "wrong_types",  # well-formed JSON in which every value has another type
     "huge_body",  # a valid answer padded to `size` bytes

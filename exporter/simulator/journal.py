@@ -21,6 +21,8 @@ class Journal:
         self._sink, self._now = sink, now
         self.reworded = False
         """Access lines are written as no known version writes them."""
+        self.cut_short = False
+        """What a runner has to go right after is never written."""
 
     # -- gin
 
@@ -104,6 +106,15 @@ class Journal:
         said = f"new prompt, n_ctx_slot = {num_ctx}, n_keep = 4, task.n_tokens = {tokens}"
         self._slot("operator()", slot, task, said)
         self._slot("operator()", slot, task, f"cached n_tokens = {cached}, memory_seq_rm [{cached}, end)")
+
+    def sampling(self, slot: int, task: int, tokens: int) -> None:
+        said = f"init sampler, took 0.01 ms, tokens: text = {tokens}, total = {tokens}"
+        self._slot("init_sampler", slot, task, said)
+
+    def progress(self, slot: int, task: int, made: int, seconds: float) -> None:
+        speed = made / seconds
+        said = f"n_gen = {made:6d}, tg = {speed:6.2f} t/s, tg_3s = {speed:6.2f} t/s"
+        self._slot("print_timing", slot, task, said)
 
     def answered(self, slot: int, task: int, processed: int, prompt_seconds: float, made: int, seconds: float) -> None:
         self._slot("print_timing", slot, task, f"prompt eval time = {_timing(processed, prompt_seconds)}")

@@ -183,6 +183,7 @@ class SimServer:
     def _on_fault(self) -> None:
         self.ledger.take(self.faults.active("starting") is None)
         self.journal.reworded = self.faults.active("log_reworded") is not None
+        self.journal.cut_short = self.faults.active("log_cut_short") is not None
         dead = self.is_dead
         if dead != self._was_dead:
             self._was_dead = dead

@@ -17,6 +17,7 @@ from exporter.simulator.text import Prompt
 _CACHED_PROMPTS = 4_096
 _ONE_TOKEN_SECONDS = 1e-6
 _KEPT_TOKENS = 4
+_TELLS_EVERY = 3.0  # seconds of generation
 
 
 class RunnerDiedError(Exception):
@@ -121,7 +122,8 @@ class Runner:
         new_tokens = prompt.tokens - prompt.cached_tokens(self._cache)
         with self._told(prompt, new_tokens, tokens) as (row, task):
             prompt_seconds = await self._read_prompt(prompt, new_tokens, row)
-            made, eval_seconds = 1, 0.0
+            self._journal.sampling(row.number, task, prompt.tokens)
+            made, eval_seconds, told = 1, 0.0, 0.0
             row.make(made)
             yield 1
             while made < tokens:
@@ -135,9 +137,13 @@ class Runner:
                 made += portion
                 row.make(made)
                 self.tokens_made += portion
+                if eval_seconds - told >= _TELLS_EVERY:
+                    told = eval_seconds
+                    self._journal.progress(row.number, task, made, eval_seconds)
                 yield portion
             self.tokens_made += 1
-            self._journal.answered(row.number, task, new_tokens, prompt_seconds, made, _micro(eval_seconds))
+            if not self._is_cut_short():
+                self._journal.answered(row.number, task, new_tokens, prompt_seconds, made, _micro(eval_seconds))
         # The first token falls out of the last prompt batch: an answer of one token shows exactly 1000 ns.
         seconds = max(_micro(eval_seconds), _ONE_TOKEN_SECONDS)
         yield Spent(prompt.tokens, prompt_seconds, made, seconds, prompt.tokens - new_tokens)
@@ -164,8 +170,12 @@ class Runner:
             raise
         finally:
             self._numbers.append(slot)
-            if self.alive:
+            if self.alive and not self._is_cut_short():
                 self._journal.released(slot, task, prompt.tokens)
+
+    def _is_cut_short(self) -> bool:
+        """Its last task ends, and somebody waits for its place."""
+        return self._journal.cut_short and self.leaving != "" and self.busy <= 1
 
     def _room(self, row: SlotWork, task: int) -> int:
         """Tokens until the context is full; if it is, half of it is thrown away first."""

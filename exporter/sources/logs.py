@@ -353,6 +353,8 @@ class Tally:
                 catalog.LOG_CACHED_TOKENS,
                 catalog.LOG_GENERATED_TOKENS,
                 catalog.LOG_GENERATION_SECONDS,
+                catalog.LOG_CUT_OFF,
+                catalog.LOG_CUT_OFF_TOKENS,
                 catalog.LOG_SHIFTED_TOKENS,
                 catalog.LOG_DRAFTED,
                 catalog.LOG_ACCEPTED,
@@ -362,6 +364,8 @@ class Tally:
 
     def learn(self, number: int, lines: Iterable[bytes]) -> None:
         """Lines of the past, of the log `number` of this server: nothing is counted."""
+        if number in self._stories:  # of another file, or known in part
+            self._stories[number].skip()
         for told in self._told(number, lines):
             if told.name or told.blob:
                 self._meet(self._label(told))
@@ -372,6 +376,8 @@ class Tally:
         self._of_server[catalog.LOG_LINES].add(len(lines))
         self._of_server[catalog.LOG_BYTES].add(size)
         self._of_server[catalog.LOG_GAPS].add(gaps)
+        if gaps and number in self._stories:
+            self._stories[number].skip()
         for told in self._told(number, lines):
             self._count(told)
 
@@ -437,10 +443,13 @@ class Tally:
             case ollamalog.Processed(tokens, took):
                 self._of_model[catalog.LOG_PROMPT_TOKENS].add(tokens, model=model)
                 self._of_model[catalog.LOG_PROMPT_SECONDS].add(took, model=model)
-            case ollamalog.Generated(tokens, took):
+            case ollamalog.Generated(_, tokens, took):
                 self._of_model[catalog.LOG_GENERATIONS].add(model=model)
                 self._of_model[catalog.LOG_GENERATED_TOKENS].add(tokens, model=model)
                 self._of_model[catalog.LOG_GENERATION_SECONDS].add(took, model=model)
+            case ollamalog.CutOff(generations, tokens):
+                self._of_model[catalog.LOG_CUT_OFF].add(generations, model=model)
+                self._of_model[catalog.LOG_CUT_OFF_TOKENS].add(tokens, model=model)
             case ollamalog.Cached(_, tokens):
                 self._of_model[catalog.LOG_CACHED_TOKENS].add(tokens, model=model)
             case ollamalog.Shifted(lost):

@@ -612,3 +612,60 @@ def test_a_fleet_s_users_are_all_in_its_logs() -> None:
 )
 def test_the_simulator_writes_durations_as_go_does(seconds: float, text: str) -> None:
     assert go_duration(seconds) == text
+
+
+@virtually
+async def test_answers_whose_runner_goes_before_it_has_told_them_are_counted_as_cut_off() -> None:
+    scene = Scene(EngineConfig(max_loaded_models=1, num_parallel=2))
+    scene.server.inject(Fault("log_cut_short"))
+    await asyncio.gather(*[scene.ask(model, options={"num_predict": 8}) for model in ["tinyllama", "llama3.2:3b"] * 10])
+    scene.server.heal()
+    for model in ("tinyllama", "llama3.2:3b"):  # the last runner that was cut is replaced
+        await scene.ask(model, options={"num_predict": 8})
+    samples = scene.counted()
+
+    told, cut = summed(samples, catalog.LOG_GENERATIONS), summed(samples, catalog.LOG_CUT_OFF)
+    assert told + cut == scene.spent["answers"] == 22
+    assert cut == len(scene.server.log.of("evict")) - 2, "every eviction under the fault, those after an idle one not"
+    assert value(samples, catalog.LOG_CUT_OFF, model="unknown") == 0, "only one is loaded at a time"
+    tokens = summed(samples, catalog.LOG_GENERATED_TOKENS)
+    assert tokens < scene.spent["tokens"]
+    assert tokens * (1 + cut / told) == pytest.approx(scene.spent["tokens"])
+    await scene.aclose()
+
+
+@virtually
+async def test_a_runner_killed_in_mid_answer_leaves_what_it_had_told_of_it() -> None:
+    scene = Scene()
+    await scene.ask()
+    scene.server.inject(Fault("slow", factor=20.0))
+    asked = asyncio.create_task(scene.ask())
+    await asyncio.sleep(5.0)
+    scene.server.inject(Fault("runner_killed"))
+    scene.server.heal("slow")
+    assert await asked == 500
+    assert summed(scene.counted(), catalog.LOG_CUT_OFF) == 0, "nobody has said yet that it is gone"
+    await scene.ask()
+    samples = scene.counted()
+
+    assert value(samples, catalog.LOG_CUT_OFF, model="tinyllama:latest") == 1
+    seen = value(samples, catalog.LOG_CUT_OFF_TOKENS, model="tinyllama:latest") or 0.0
+    assert 3.0 * 140 / 20 <= seen < 5.0 * 140 / 20, "tokens of three seconds, of five"
+    await scene.aclose()
+
+
+def test_what_was_begun_before_lines_were_lost_is_never_cut_off() -> None:
+    tally = Tally("a")
+    began = [
+        b"slot launch_slot_: id  3 | task 0 | processing task, is_child = 0",
+        b"slot init_sampler: id  3 | task 0 | init sampler, took 0.01 ms, tokens: text = 7, total = 7",
+    ]
+    tally.count(0, [*loaded("tiny"), *began])
+    tally.count(0, loaded("tiny"), gaps=1)
+    tally.count(0, began)
+    tally.learn(0, [])
+    tally.count(0, loaded("tiny"))
+    assert summed(tally.samples(), catalog.LOG_CUT_OFF) == 0
+
+    tally.count(0, [*began, *loaded("tiny")])
+    assert value(tally.samples(), catalog.LOG_CUT_OFF, model="tiny:latest") == 1
