@@ -38,21 +38,10 @@ from exporter.simulator import (
 )
 from exporter.simulator.server import serve
 from exporter.sources import SOURCES, Surroundings, build
-from exporter.sources.runner import (
-    BEHIND_KEY,
-    NAMELESS,
-    NAMELESS_PORTS,
-    NO_METRICS,
-    NO_SLOTS,
-    OLD,
-    OTHER,
-    UNKNOWN,
-    RunnerSource,
-    _Missing,
-    _Runner,
-    argument,
-)
-from exporter.sources.runner import _grown as grown
+from exporter.sources.runner import NAMELESS, NAMELESS_PORTS, RunnerSource
+from exporter.sources.runner.asking import BEHIND_KEY, NO_METRICS, NO_SLOTS, OLD
+from exporter.sources.runner.counts import OTHER, Missing
+from exporter.sources.runner.seen import UNKNOWN, Runner, argument, grown
 from tests.scene import ENDPOINT, PATIENT, Seen, meanwhile, virtually
 from tests.wire import recorded
 
@@ -600,10 +589,10 @@ async def test_where_only_ports_are_seen_nothing_is_said_of_ends() -> None:
 
 
 def test_a_model_that_is_on_its_way_out_at_two_looks_is_no_crash() -> None:
-    missing = _Missing()
+    missing = Missing()
 
     def look(at: float, *pids: int) -> frozenset[str]:
-        runners = [_Runner(RunnerProcess(1000 + pid, pid, ("--model", "x"), float(pid)), True) for pid in pids]
+        runners = [Runner(RunnerProcess(1000 + pid, pid, ("--model", "x"), float(pid)), True) for pid in pids]
         for runner in runners:
             runner.model = LLAMA
         missing.see(at, frozenset({TINY}), runners)
