@@ -17,7 +17,7 @@ class Lane:
     so that threads do not pile up; what it finds in the end is nobody's any more."""
 
     def __init__(self, name: str) -> None:
-        self._busy, self._threads = threading.Lock(), _Threads(name)
+        self._busy, self._threads = threading.Lock(), Threads(name)
 
     async def run(self, act: Callable[[], _T], within: float) -> _T:
         """Raises TimeoutError when it takes longer than `within` seconds, or the one before still hangs."""
@@ -38,7 +38,7 @@ class Lane:
             self._busy.release()
 
 
-class _Threads(Executor):
+class Threads(Executor):
     """A thread for each call. Those of a pool would be joined at the end of the program, hang as they may."""
 
     def __init__(self, name: str) -> None:

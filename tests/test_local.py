@@ -11,6 +11,7 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -491,7 +492,7 @@ def test_a_blob_has_the_names_of_all_its_manifests(tmp_path: Path) -> None:
     manifest(tmp_path, "hf.co/someone/smol-gguf/Q4_K_M", "sha256:0a")
     manifest(tmp_path, "registry.ollama.ai/library/other/latest", "sha256:0b")
     names = ("hf.co/someone/smol-gguf:Q4_K_M", "smol:135m", "someone/smol:latest")
-    assert Blobs().names(tmp_path, "sha256-0a") == names
+    assert Blobs().names((tmp_path,), "sha256-0a") == names
 
 
 def test_only_weights_count_and_broken_manifests_do_not_harm(tmp_path: Path) -> None:
@@ -501,24 +502,55 @@ def test_only_weights_count_and_broken_manifests_do_not_harm(tmp_path: Path) -> 
         path = tmp_path / "manifests" / "registry.ollama.ai" / "library" / name / "latest"
         path.parent.mkdir(parents=True)
         path.write_bytes(content)
-    assert Blobs().names(tmp_path, "sha256-0a") == ()
-    assert Blobs().names(tmp_path / "nowhere", "sha256-0a") == ()
+    assert Blobs().names((tmp_path,), "sha256-0a") == ()
+    assert Blobs().names((tmp_path / "nowhere",), "sha256-0a") == ()
 
 
 def test_a_store_is_looked_at_again_after_a_while(tmp_path: Path) -> None:
     now = [0.0]
     blobs = Blobs(lambda: now[0], keep=30.0)
-    assert blobs.names(tmp_path, "sha256-0a") == ()
+    assert blobs.names((tmp_path,), "sha256-0a") == ()
     manifest(tmp_path, "registry.ollama.ai/library/a/latest", "sha256:0a")
     now[0] = 29.0
-    assert blobs.names(tmp_path, "sha256-0a") == ()
+    assert blobs.names((tmp_path,), "sha256-0a") == ()
     now[0] = 30.0
-    assert blobs.names(tmp_path, "sha256-0a") == ("a:latest",)
+    assert blobs.names((tmp_path,), "sha256-0a") == ("a:latest",)
     manifest(tmp_path, "registry.ollama.ai/library/a/latest", "sha256:0b")
     os.utime(tmp_path / "manifests/registry.ollama.ai/library/a/latest", (1.0, 1.0))
     now[0] = 60.0
-    assert blobs.names(tmp_path, "sha256-0a") == ()
-    assert blobs.names(tmp_path, "sha256-0b") == ("a:latest",)
+    assert blobs.names((tmp_path,), "sha256-0a") == ()
+    assert blobs.names((tmp_path,), "sha256-0b") == ("a:latest",)
+
+
+def test_the_first_folder_that_can_be_read_is_the_store(tmp_path: Path) -> None:
+    manifest(tmp_path / "ours", "registry.ollama.ai/library/a/latest", "sha256:0a")
+    store = (tmp_path / "theirs", tmp_path / "ours")
+    assert Blobs().names(store, "sha256-0a") == ("a:latest",)
+    manifest(tmp_path / "theirs", "registry.ollama.ai/library/b/latest", "sha256:0a")
+    assert Blobs().names(store, "sha256-0a") == ("b:latest",)
+
+
+def test_a_disk_that_hangs_is_waited_for_once_and_what_was_known_stays(tmp_path: Path) -> None:
+    now = [0.0]
+    blobs, store = Blobs(lambda: now[0], keep=30.0, patience=0.05), (tmp_path,)
+    manifest(tmp_path, "registry.ollama.ai/library/a/latest", "sha256:0a")
+    assert blobs.names(store, "sha256-0a") == ("a:latest",)
+    hanging = tmp_path / "manifests/registry.ollama.ai/library/b/latest"
+    hanging.parent.mkdir()
+    os.mkfifo(hanging)  # to open it waits for a writer
+    now[0] = 30.0
+    before = threading.active_count()
+    for _ in range(3):
+        assert blobs.names(store, "sha256-0a") == ("a:latest",)
+        now[0] += 30.0
+    assert threading.active_count() == before + 1
+    assert Blobs(patience=0.05).names((tmp_path / "manifests" / "..",), "sha256-0a") == ()  # nothing was known
+    waiting = [thread for thread in threading.enumerate() if thread.name == "model store"]
+    assert len(waiting) == 2
+    while any(thread.is_alive() for thread in waiting):
+        os.close(os.open(hanging, os.O_RDWR))  # a writer, who comes and goes
+    assert blobs.names(store, "sha256-0a") == ("a:latest",)
+    assert threading.active_count() == before
 
 
 # --- the stage -------------------------------------------------------------------------------------------------------

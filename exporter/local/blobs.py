@@ -7,15 +7,23 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from exporter.model import canonical
+from exporter.threads import Threads
 
 _WEIGHTS = "application/vnd.ollama.image.model"
 _SIZE_MAX = 1 << 20
 """Bytes. A manifest has a thousand."""
 _MANIFESTS_MAX = 20_000
+_STORES_MAX = 64
+"""A server that starts anew is seen by another path."""
+
+Store = tuple[Path, ...]
+"""The folders in which it may be seen; the first one that can be read."""
 
 
 @dataclass(slots=True)
@@ -27,21 +35,58 @@ class _Index:
     names: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """At a store, in a thread of its own. `until`: as long as it is waited for, by the clock."""
+
+    index: Future[_Index]
+    until: float
+
+
 class Blobs:
-    """Remembers each store, and looks again when `keep` seconds have passed; reads only manifests that changed."""
+    """Remembers each store, and looks again when `keep` seconds have passed; reads only manifests that changed.
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic, keep: float = 30.0) -> None:
-        self._clock, self._keep = clock, keep
-        self._lock = threading.Lock()
-        self._stores: dict[Path, _Index] = {}
+    A disk may hang: after `patience` seconds what is known already has to do, and nobody looks again until that look
+    has come to an end. A blob is named after its content, so a name that it had is not wrong for being old.
+    """
 
-    def names(self, store: Path, blob: str) -> tuple[str, ...]:
+    def __init__(self, clock: Callable[[], float] = time.monotonic, keep: float = 30.0, patience: float = 1.0) -> None:
+        self._clock, self._keep, self._patience = clock, keep, patience
+        self._lock, self._threads = threading.Lock(), Threads("model store")
+        self._known: dict[Store, _Index] = {}
+        self._looks: dict[Store, _Look] = {}
+
+    def names(self, store: Store, blob: str) -> tuple[str, ...]:
         """The models in this store whose weights are this blob (`sha256-<hex>`), canonical and sorted."""
+        look = self._due(store)
+        if look is not None:
+            with suppress(TimeoutError):
+                look.index.result(max(0.0, look.until - self._clock()))
         with self._lock:
-            index = self._stores.get(store)
-            if index is None or self._clock() - index.at >= self._keep:
-                index = self._stores[store] = self._look(store, index.files if index else {})
-            return index.names.get(blob, ())
+            index = self._known.get(store)
+            return index.names.get(blob, ()) if index else ()
+
+    def _due(self, store: Store) -> _Look | None:
+        """The look that is under way, or is due."""
+        with self._lock:
+            known, now = self._known.get(store), self._clock()
+            if store not in self._looks and (known is None or now - known.at >= self._keep):
+                index = self._threads.submit(self._look_anew, store, known.files if known else {})
+                self._looks[store] = _Look(index, now + self._patience)
+            return self._looks.get(store)
+
+    def _look_anew(self, store: Store, before: dict[str, tuple[int, frozenset[str]]]) -> _Index:
+        try:
+            index = self._look(_readable(store), before)
+            with self._lock:
+                self._known.pop(store, None)
+                self._known[store] = index
+                while len(self._known) > _STORES_MAX:
+                    del self._known[next(iter(self._known))]
+            return index
+        finally:
+            with self._lock:
+                self._looks.pop(store, None)
 
     def _look(self, store: Path, before: dict[str, tuple[int, frozenset[str]]]) -> _Index:
         index = _Index(self._clock())
@@ -54,6 +99,10 @@ class Blobs:
                 names.setdefault(blob, set()).add(name)
         index.names = {blob: tuple(sorted(found)) for blob, found in names.items()}
         return index
+
+
+def _readable(store: Store) -> Path:
+    return next((path for path in store[:-1] if os.access(path / "manifests", os.R_OK)), store[-1])
 
 
 def _manifests(root: Path) -> Iterator[tuple[str, str, int]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
 import re
 import socket
 import threading
@@ -26,7 +25,7 @@ from exporter.local import (
     processes,
     sockets,
 )
-from exporter.local.blobs import Blobs
+from exporter.local.blobs import Blobs, Store
 from exporter.local.processes import Table
 from exporter.local.sockets import Established, Listener
 from exporter.local.whereis import Finder
@@ -170,16 +169,15 @@ class Machine:
             and (listener.address, listener.port) not in place.addresses
         )
 
-    def _stores(self, place: Place, blob: str) -> Iterator[Path]:
+    def _stores(self, place: Place, blob: str) -> Iterator[Store]:
         """Where the server's models may be, as seen from here: as a runner's command line names the blob, then as the
-        environment says."""
+        environment says. The disk is not asked: it may hang."""
         if place.pid is None:
             return
         root = self._proc / str(place.pid) / "root"
         for path in dict.fromkeys(self._named(place, blob)):
-            inside = root / path.relative_to(path.anchor)
             # The server's own tree may be closed to us; the same path in ours is the same store if the blob is there.
-            yield inside if os.access(inside / "manifests", os.R_OK) else path
+            yield root / path.relative_to(path.anchor), path
 
     def _named(self, place: Place, blob: str) -> Iterator[Path]:
         for runner in self.runners(place):
