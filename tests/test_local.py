@@ -483,6 +483,17 @@ def test_a_runner_is_told_by_its_command_line(arguments: tuple[str, ...], engine
     assert told == RunnerProcess(port, 9, arguments, 5.0, engine)
 
 
+def test_who_was_killed_for_memory_is_counted(tmp_path: Path) -> None:
+    assert Machine(tmp_path).oom_kills() is None
+    for text, count in (
+        ("pgfault 12\noom_kill 30\nnuma_hit 7\n", 30),
+        ("pgfault 12\n", None),
+        ("a\noom_kill x\n", None),
+    ):
+        (tmp_path / "vmstat").write_text(text)
+        assert Machine(tmp_path).oom_kills() == count
+
+
 # --- blobs -----------------------------------------------------------------------------------------------------------
 
 

@@ -51,6 +51,9 @@ class Here(Local):
     def usage(self, process: RunnerProcess) -> Usage | None:
         return Machine().usage(process)
 
+    def oom_kills(self) -> int | None:
+        return Machine().oom_kills()
+
     def environment(self, place: Place) -> Mapping[str, str]:
         return {}
 

@@ -69,6 +69,7 @@ class Here(Local):
         self.sees_processes = True
         self.knows_names = True
         self.trouble: Exception | None = None
+        self.killed_for_memory: int | None = 30
         self.others: list[RunnerProcess] = []
 
     def place(self, url: str) -> Place:
@@ -91,6 +92,9 @@ class Here(Local):
     def usage(self, process: RunnerProcess) -> Usage | None:
         child = next((child for child in self.children.now() if child.pid == process.pid), None)
         return Usage(child.resident_bytes, child.cpu_seconds) if child else None
+
+    def oom_kills(self) -> int | None:
+        return self.killed_for_memory
 
     def environment(self, place: Place) -> Mapping[str, str]:
         return {}
@@ -507,6 +511,25 @@ async def test_runners_that_come_and_go_between_two_looks_are_counted_each_once(
         assert seen(catalog.RUNNER_STARTS, model=LLAMA) == 1.0
         assert ends(seen, LLAMA) == none_but()
         assert seen(catalog.RUNNER_PROCESSES, model=TINY) is None
+
+
+@virtually
+async def test_an_end_soon_after_the_kernel_killed_for_memory_is_not_taken_for_an_unload() -> None:
+    async with stage(config(replace(TINYLLAMA, load_seconds=0.6))) as it:
+
+        async def comes_and_goes() -> dict[str, float]:
+            await it.ask(tokens=30, keep_alive=0)
+            await asyncio.sleep(0.5)
+            return ends(await it.look(), TINY)
+
+        await it.look()
+        await it.look()
+        it.here.killed_for_memory = 31
+        assert await comes_and_goes() == none_but(unknown=1.0)
+        assert await comes_and_goes() == none_but(unknown=2.0)  # who is killed takes a moment to end
+        assert await comes_and_goes() == none_but(unknown=2.0, unloaded=1.0)
+        it.here.killed_for_memory = None
+        assert await comes_and_goes() == none_but(unknown=3.0, unloaded=1.0)  # it cannot be told
 
 
 @virtually

@@ -343,6 +343,17 @@ def test_why_a_runner_ended(status: int | None, listed: bool | None, ready: bool
     assert End(runner(11, 2.0), SERVER, True, Ended(status)).why(listed, ready) == why
 
 
+@pytest.mark.parametrize(
+    ("status", "listed", "why"),
+    [(None, False, "unknown"), (_KILLED, False, "unknown"), (_KILLED, True, "died"), (_SEGV, False, "died")],
+)
+def test_while_the_kernel_kills_for_memory_no_runner_is_taken_for_unloaded(
+    status: int | None, listed: bool | None, why: Why
+) -> None:
+    end = End(runner(11, 2.0), SERVER, True, Ended(status))
+    assert end.why(listed, ready=True, starved=True) == why
+
+
 def test_an_mlx_runner_that_was_asked_to_end_may_tell_any_code() -> None:
     assert End(runner(11, 2.0, "mlx"), SERVER, True, Ended(_FAILED)).why(False, ready=True) == "unloaded"
 

@@ -8,7 +8,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -103,6 +103,11 @@ class Machine:
 
     def usage(self, process: RunnerProcess) -> Usage | None:
         return None if process.pid is None else processes.usage(process.pid, process.started)
+
+    def oom_kills(self) -> int | None:
+        with suppress(OSError, ValueError, IndexError):  # no such file, or no such line: before Linux 4.13
+            return int((self._proc / "vmstat").read_text("ascii").split("\noom_kill ", 1)[1].split("\n", 1)[0])
+        return None
 
     def environment(self, place: Place) -> Mapping[str, str]:
         if place.pid is None:

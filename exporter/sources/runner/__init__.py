@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections import deque
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -69,10 +70,13 @@ class RunnerSource:
         self._vigil = Vigil(machine, self._begin, self._end)
         self._tasks: set[asyncio.Task[None]] = set()
         self._missing = Missing()
+        # At the last two looks: who is killed takes a moment to end.
+        self._oom_kills = deque([machine.oom_kills()], maxlen=2)
         self._meters = Meters(watch.server, self._settings.models_max)
 
     async def collect(self) -> Iterable[Sample] | Partial:
         here = await asyncio.to_thread(self._in_turn, self._look)
+        self._oom_kills.append(here.oom_kills)
         runners = self._meet(here)
         at_once = asyncio.Semaphore(_ASKED_AT_ONCE)
         listed, *_ = await asyncio.gather(
@@ -115,7 +119,8 @@ class RunnerSource:
     def _look(self) -> _Here:
         place = self._machine.place(self._settings.url)
         processes = [process for process in self._machine.runners(place) if process.port is not None]
-        return _Here(place, tuple((process, self._machine.usage(process)) for process in processes))
+        usages = tuple((process, self._machine.usage(process)) for process in processes)
+        return _Here(place, usages, self._machine.oom_kills())
 
     def _meet(self, here: _Here) -> list[Runner]:
         """The runners of this look; what is known of those that were there before goes on."""
@@ -181,7 +186,7 @@ class RunnerSource:
     async def _judge(self, runner: Runner, end: End) -> None:
         """Why it ended. Its server is asked first, and at once: what it lists may be another runner's in a moment."""
         loop = asyncio.get_running_loop()
-        asked = loop.time()
+        asked, starved = loop.time(), self._machine.oom_kills() != self._oom_kills[0]
         listed = await self._listed(end.place)
         late = loop.time() - asked > _AT_ONCE
         if runner.blob and not runner.settled and not runner.names:
@@ -189,7 +194,7 @@ class RunnerSource:
                 await asyncio.to_thread(self._find_names, end.place, [runner])
         runner.choose_name(listed)
         there = self._is_listed(runner, listed)
-        self._meters.ended(runner, end.why(None if late and not there else there, runner.ready))
+        self._meters.ended(runner, end.why(None if late and not there else there, runner.ready, starved))
 
     def _is_listed(self, runner: Runner, listed: frozenset[str] | None) -> bool | None:
         """None where it cannot be told: the names of its weights are not known, or are another living runner's."""
@@ -267,3 +272,4 @@ class _Here:
 
     place: Place
     processes: tuple[tuple[RunnerProcess, Usage | None], ...]
+    oom_kills: int | None
