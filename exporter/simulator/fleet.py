@@ -155,6 +155,7 @@ class SimFleet:
         seconds = incident.duration_seconds
         match incident.kind:
             case "swap_storm":
+                server.inject(Fault("log_cut_short", seconds))
                 await self._swap(server, seconds)
             case "slow":
                 server.inject(Fault("slow", seconds, factor=_SLOW_FACTOR))
