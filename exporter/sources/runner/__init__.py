@@ -32,9 +32,10 @@ _PS_TIMEOUT = 2.0
 _ASKED_AT_ONCE = 8
 _AT_ONCE = 0.5
 """Seconds after its end in which a runner is not yet replaced, and its model not yet off the list for that."""
-_READY_EVERY = 0.25
-_READY_WITHIN = 5.0
-"""Seconds in which a new runner is asked, again and again, whether it is ready. Each look asks it as well."""
+_READY_EVERY, _READY_WITHIN = 0.1, 5.0
+"""Seconds in which a new runner is asked, again and again, whether it is ready: in a storm of swaps it is ended right
+after an answer. Each look asks it as well."""
+_READY_TIMEOUT = 0.25
 _REACHED_BY_LOOPBACK = frozenset({"127.0.0.1", "0.0.0.0", "::"})
 
 NAMELESS = Lack(
@@ -172,7 +173,7 @@ class RunnerSource:
                 runner.ready |= await self._is_ready(runner.process, place)
 
     async def _is_ready(self, process: RunnerProcess, place: Place) -> bool:
-        client = Client(self._wire(place, cast(int, process.port)), _READY_EVERY)
+        client = Client(self._wire(place, cast(int, process.port)), _READY_TIMEOUT)
         try:
             if process.engine == "mlx":
                 await client.mlx_status()
