@@ -130,6 +130,16 @@ def test_a_refusal_is_an_answer_though_its_client_used_to_wait() -> None:
     assert users.look([_asking(1, 3, 900 + _BUSY, 1.4)]).idle == 1
 
 
+def test_an_error_as_long_as_a_refusal_that_ends_a_wait_is_none_and_who_asks_again_at_once_waits() -> None:
+    users, other = Users(), _asking(2, 1, 0, 9.0)
+    users.look([other, _asking(1, 1, 900, 0.6, 3.0)])
+    seen = users.look([other, _asking(1, 2, 900 + _BUSY, 0.1)])
+    assert len(seen.unanswered) == 2
+    assert not users.refused
+    users.look([other, _asking(1, 2, 900 + _BUSY, 0.3)])
+    assert len(users.look([other, _asking(1, 2, 900 + _BUSY, 0.5)]).unanswered) == 2
+
+
 def test_while_a_queue_refuses_who_takes_his_time_is_not_taken_for_one_who_asks_again_at_once() -> None:
     seen = {}
     for pause in (0.6, 0.0):
@@ -138,10 +148,11 @@ def test_while_a_queue_refuses_who_takes_his_time_is_not_taken_for_one_who_asks_
         users.look([*others, _asking(1, 1, 0, 0.2)])
         for request in range(2, 6):
             users.look([*others, _asking(1, request, 900 * request, 0.2, pause)])
+        users.look([*others, connection(cookie=1, received=1000, sent=900 * 5 + 9, last_sent=0.6)])  # it has its answer
         assert not users.refused
-        users.look([*others, _asking(1, 6, 900 * 5 + _BUSY, 0.2)])
+        users.look([*others, _asking(1, 6, 900 * 5 + 9 + _BUSY, 0.2)])
         assert users.refused
-        users.look([*others, _asking(1, 7, 900 * 5 + _BUSY, 0.2, 0.3)])
+        users.look([*others, _asking(1, 7, 900 * 5 + 9 + _BUSY, 0.2, 0.3)])
         seen[pause] = len(users.look([*others, _asking(1, 8, 900 * 7 + _BUSY, 0.2)]).unanswered) - len(others)
     assert seen == {0.6: 0, 0.0: 1}
 

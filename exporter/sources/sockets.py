@@ -338,7 +338,7 @@ class Users:
         known = self._known.get(one.cookie, _UNKNOWN)
         asked = one.received != known.received
         flowing = not asked and (known.flowing or _goes_on(one, known))
-        refused = known.refused if one.sent == known.sent else one.sent - known.sent in _REFUSALS
+        refused = known.refused if one.sent == known.sent else _has_a_refusals_size(one, known)
         patient, pauses = known.patient, known.pauses
         sure = not one.sent or not one.received or one.last_sent != one.last_received
         if not sure:
@@ -370,14 +370,21 @@ class Users:
         if known is None:
             # Of a young connection, acknowledgements tell: an answer at once takes them along, a wait does not.
             return not self._first and one.acknowledged > 0
-        if one.sent - known.sent in _REFUSALS or (self.refused and known.pauses > 1):
+        if one.sent - known.sent in _REFUSALS:
+            return not _has_a_refusals_size(one, known)
+        if self.refused and known.pauses > 1:
             return False
         return known.patient or known.unanswered or known.streaming or known.flowing
 
 
 def _is_refused(one: Connection, known: _Known) -> bool:
     """All that was sent since the last look is that the queue is full."""
-    return one.received != known.received and one.sent - known.sent in _REFUSALS
+    return one.received != known.received and _has_a_refusals_size(one, known)
+
+
+def _has_a_refusals_size(one: Connection, known: _Known) -> bool:
+    """And is no other answer of that size, such as that the runner has died: who has waited is not refused any more."""
+    return one.sent - known.sent in _REFUSALS and not (known.unanswered and known.sure)
 
 
 def _goes_on(one: Connection, known: _Known) -> bool:
