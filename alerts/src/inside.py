@@ -15,6 +15,9 @@ OF_GPU = (*OF_HOST, "gpu")
 _WAITING = "ollama_sockets_waiting_requests_estimate"
 _OLDEST = "ollama_sockets_oldest_unanswered_seconds"
 _SEEN_TOKENS = "ollama_runner_generated_tokens_seen_total"
+_ENDS_OFTEN = 0.01
+"""Runners a second that end, beyond which their own counts are not taken for whole: three in five minutes. With each
+what it made since the last poll is lost, of 5 s at most, 1.7 % of five minutes."""
 
 
 # --- recorded --------------------------------------------------------------------------------------------------------
@@ -84,18 +87,24 @@ def _users(window: str) -> str:
 
 def _tokens(window: str) -> str:
     """By the runners' own count, in which answers in the making are; else of ended answers by the server's own count,
-    or by the runners' timing lines; else by what is seen of them growing: a lower bound."""
-    counted, ended, logged, seen = (
+    or by the runners' timing lines; else by what is seen of them growing: a lower bound. Where runners come and go, what
+    each made after its last poll is lost: there the log tells more, as long as it does."""
+    counted, ended, logged, seen, ends = (
         f"sum by ({SERVER}) (rate({family}[{window}]))"
         for family in (
             "ollama_runner_generated_tokens_total",
             "ollama_generated_tokens_total",
             "ollama_log_generated_tokens_total",
             _SEEN_TOKENS,
+            "ollama_runner_ends_seen_total",
         )
     )
     return (
         f'{counted} and on ({SERVER}) ollama_source_up{{source="runner"}} == 1\n'
+        f"unless on ({SERVER}) (\n"
+        f"  {logged} > {counted}\n"
+        f"  and on ({SERVER}) {ends} > {_ENDS_OFTEN}\n"
+        f"  and on ({SERVER}) {LOGS_READ}\n)\n"
         f"or\n{ended} and on ({SERVER}) {NATIVE_READ}\n"
         f"or\n{logged} and on ({SERVER}) {LOGS_READ}\nor\n{seen}"
     )

@@ -33,7 +33,30 @@ def _logged(tokens: str, generations: str, cut_off: str, seen: str, read: str) -
     )
 
 
+_TOKENS = "server:ollama_generated_tokens:rate_5m"
+
+
+def _made(by_runners: str, by_log: str, ends: str, read: str) -> tuple[Series, ...]:
+    return (
+        series("ollama_runner_generated_tokens_total", MODEL, by_runners),
+        series("ollama_log_generated_tokens_total", MODEL, by_log),
+        series("ollama_runner_ends_seen_total", {**MODEL, "reason": "unloaded"}, ends),
+        series("ollama_source_up", {**SERVER, "source": "runner"}, steps((1, 40))),
+        series("ollama_source_up", {**SERVER, "source": "logs"}, read),
+    )
+
+
+_BY_SERVER = tuple(sorted(SERVER.items()))
+
 EXPECTED = (
+    Expected(_TOKENS, "runners go on: their count, which has long answers before they end",
+             _made(count((600, 40)), count((0, 9), (6000, 1), (0, 30)), count((0, 40)), steps((1, 40))), ((13, 10.0), (30, 10.0)), _BY_SERVER),
+    Expected(_TOKENS, "one ends: its count",
+             _made(count((600, 40)), count((900, 40)), count((0, 10), (1, 1), (0, 29)), steps((1, 40))), ((13, 10.0),), _BY_SERVER),
+    Expected(_TOKENS, "a storm of swaps: the log, which has what they made after their last poll; and without it their count",
+             _made(count((120, 40)), count((600, 40)), count((20, 40)), steps((1, 20), (0, 20))), ((15, 10.0), (30, 2.0)), _BY_SERVER),
+    Expected(_TOKENS, "a storm of swaps, of long answers: what tells more",
+             _made(count((600, 40)), count((120, 40)), count((20, 40)), steps((1, 40))), ((15, 10.0),), _BY_SERVER),
     Expected(_ESTIMATE, "nothing is cut off, and then the log cannot be read",
              _logged(count((600, 40)), count((6, 40)), count((0, 40)), count((0, 40)), steps((1, 20), (0, 20))), ((15, 10.0), (30, None))),
     Expected(_ESTIMATE, "one in five generations is cut off: it counts like the four others",

@@ -93,8 +93,8 @@ RUNNER_ANSWERED_SECONDS = Family(
 )  # fmt: skip
 RUNNER_PROMPT_TOKENS = Family(
     "ollama_runner_prompt_tokens_total", "counter",
-    "Tokens of prompts that were computed, by the runner's own count (/metrics); what came from the cache is not in it."
-    " Absent without /metrics.",
+    "Tokens of prompts that were computed, by the runner's own count (/metrics); what came from the cache is not in it,"
+    " nor what a runner computed after the last poll of its life. Absent without /metrics.",
     _SM, "tokens",
 )  # fmt: skip
 RUNNER_PROMPT_CACHED = Family(
