@@ -363,8 +363,8 @@ def chunk(data: bytes) -> bytes:
 
 
 def talk(answers: list[bytes], *asks: Ask, waits: bool = False) -> list[Request]:
-    """A client's book, when a server answered its requests on one connection by these, and closed it then, or waited for
-    the client to do so."""
+    """A client's book, when a server answered its requests on one connection by these, and closed it then; or waited
+    for the client to do so."""
 
     def serve() -> None:
         connection, _ = listener.accept()
@@ -391,7 +391,8 @@ def test_the_client_writes_down_what_came() -> None:
         assert (book.outcome, book.status, book.chunks, book.tokens, book.prompt_tokens) == ("done", 200, 2, 2, 9)
         assert book.first is not None
         assert book.end is not None
-        assert book.sent.low <= book.first.low <= book.first.high <= book.end.high
+        assert book.sent.low <= book.first.low <= book.first.high
+        assert book.first.low <= book.end.low <= book.end.high
     assert first.end is not None
     assert first.end.high <= second.sent.low
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-Kind = Literal["stream", "plain", "quit", "impatient", "truncated", "embed", "burst", "unload"]
+Kind = Literal["stream", "plain", "quit", "impatient", "truncated", "embed", "burst"]
 Outcome = Literal["open", "done", "gave_up", "cut", "refused", "failed"]
 
 

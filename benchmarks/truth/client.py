@@ -31,8 +31,6 @@ _CONTROL = 64
 _OVERTIME = 40.0
 """Seconds after the end of a load in which answers are waited for."""
 
-_PATHS: dict[Kind, str] = {"embed": "/api/embed", "unload": "/api/generate"}
-
 
 @dataclass(frozen=True, slots=True)
 class Ask:
@@ -96,7 +94,7 @@ class _Line:
         body = self._client.body(ask)
         head = h11.Request(
             method="POST",
-            target=_PATHS.get(ask.kind, "/api/chat"),
+            target="/api/embed" if ask.kind == "embed" else "/api/chat",
             headers=[("Host", "localhost"), ("Content-Type", "application/json"), ("Content-Length", str(len(body)))],
         )
         text = self._http.send(head)
@@ -258,8 +256,6 @@ class Client:
 
     def body(self, ask: Ask) -> bytes:
         words = self.load.words[ask.prompt]
-        if ask.kind == "unload":
-            return json.dumps({"model": ask.model, "keep_alive": 0}).encode()
         if ask.kind == "embed":
             return json.dumps({"model": ask.model, "input": words}).encode()
         streamed = ask.kind in ("stream", "quit", "impatient")
@@ -269,7 +265,8 @@ class Client:
 
 
 def _stamp(control: list[tuple[int, int, bytes]]) -> float | None:
-    """The kernel's time of arrival; it goes by the wall clock."""
+    """The kernel's time of arrival; it goes by the wall clock. Who is interrupted between the two clocks takes it to be
+    later than it was, never earlier."""
     for level, kind, data in control:
         if level == socket.SOL_SOCKET and kind == _SO_TIMESTAMPNS:
             seconds, nanoseconds = struct.unpack_from("=qq", data)

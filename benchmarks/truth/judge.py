@@ -170,7 +170,7 @@ def generated(request: Request, own: Sequence[Task], pace: float) -> Bounds:
     """Tokens that were made for a request. `own`: the tasks one of which may have been its own."""
     if request.outcome == "done":
         return Bounds(request.tokens, request.tokens)
-    if request.outcome == "refused" or request.kind in ("embed", "unload"):
+    if request.outcome == "refused" or request.kind == "embed":
         return Bounds(0, 0)
     unseen = request.chunks + math.ceil(pace * 4 * EVERY)  # it came and went between two looks
     high = min(request.limit, max((task.tokens.high for task in own), default=unseen))
@@ -182,7 +182,7 @@ def read(request: Request, own: Sequence[Task], prompt: int) -> Bounds:
     """Tokens of its prompt that its runner took in, cached ones included. `prompt`: all of them, or more."""
     if request.outcome == "done":
         return Bounds(request.prompt_tokens, request.prompt_tokens)
-    if request.outcome == "refused" or request.kind == "unload":
+    if request.outcome == "refused":
         return Bounds(0, 0)
     begun = request.chunks or (len(own) == 1 and own[0].tokens.low)
     return Bounds(prompt if begun else 0, prompt)

@@ -13,7 +13,7 @@ from benchmarks.truth.client import Ask, Load, User, serve
 
 _LIMIT = 40
 """Tokens of an answer at most: the shorter answers are, the less is unknown of those that are cut."""
-_WEIGHTS: dict[Kind, float] = {"stream": 4.0, "plain": 3.0, "quit": 0.35, "impatient": 0.25, "truncated": 0.15}
+_WEIGHTS: dict[Kind, float] = {"stream": 4.0, "plain": 3.0, "quit": 0.3, "impatient": 0.15, "truncated": 0.15}
 _AT_ONCE = 0.25
 """Share of requests that follow an answer at once, as programs ask that never pause."""
 _BURST_EVERY = 45.0
@@ -24,7 +24,7 @@ _SHORT = 16
 @dataclass(frozen=True, slots=True)
 class Mix:
     """`pause`: seconds of a user between two requests, on average. `turn`: seconds after which all turn to the next
-    model; 0: they ask all of them. `burst`: users who come at once, for a model that was just unloaded."""
+    model; 0: they ask all of them. `burst`: users who come all at once."""
 
     address: tuple[str, int]
     chat: tuple[str, ...]
@@ -86,14 +86,10 @@ def _ask(model: str, chance: random.Random) -> Ask:
 
 
 def _burst(mix: Mix, begun: float, number: int) -> User:
-    """One of those who come all at once, for a model that is not there any more: it is loaded, others wait in the
-    scheduler's queue, and those beyond its end are refused."""
+    """One of those who come all at once: those beyond the end of the scheduler's queue are refused."""
     turns = int((mix.seconds - 10.0) / _BURST_EVERY)
     for turn in range(turns):
         at = begun + (turn + 0.5) * _BURST_EVERY
         model = mix.chat[turn % len(mix.chat)]
         yield max(0.0, at - time.monotonic())
-        if number == 0:
-            yield Ask(model, "unload")
-        yield max(0.0, at + 0.6 - time.monotonic())
         yield Ask(model, "burst", number % _SHORT, 1)

@@ -69,6 +69,7 @@ class Run:
     lost: int
     machine: float
     cost: dict[str, float] = field(default_factory=dict)
+    cut: dict[int, dict[str, Any]] = field(default_factory=dict)
 
     @property
     def begun(self) -> float:
@@ -191,6 +192,8 @@ def token_bounds(run: Run) -> tuple[dict[str, Bounds], dict[str, Bounds]]:
             cut = [] if request.outcome == "done" else own(request, met, prompt)
             of_tokens.append(generated(request, cut, fastest))
             of_prompts.append(read(request, cut, prompt or longest))
+            if request.outcome != "done":
+                run.cut[request.number] = {"tasks": len(cut), "tokens": of_tokens[-1], "prompt": of_prompts[-1]}
         made[model], taken[model] = total(of_tokens), total(of_prompts)
     return made, taken
 
@@ -329,6 +332,7 @@ def raw(run: Run, table: Sequence[Row]) -> dict[str, Any]:
         "cost": run.cost,
         "wrong": {"unanswered requests": unanswered_requests(run).wrong, **busy},
         "requests": [asdict(request) for request in run.requests],
+        "cut": run.cut,
         "stalls": run.stalls,
         "runners": [asdict(runner) for runner in run.runners],
     }

@@ -38,8 +38,7 @@ class Runner:
     killed: int = 0
     killed_at: float | None = None
 
-    @property
-    def alive(self) -> bool:
+    def lives(self) -> bool:
         return self.ended is None
 
 
@@ -95,7 +94,7 @@ class Runners:
 
     def alive(self) -> list[Runner]:
         with self._lock:
-            return [runner for runner in self.all if runner.alive]
+            return [runner for runner in self.all if runner.lives()]
 
     def kill(self, runner: Runner, number: signal.Signals) -> None:
         runner.killed, runner.killed_at = number, time.monotonic()

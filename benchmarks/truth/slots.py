@@ -126,10 +126,10 @@ class Watch:
                     thread.start()
 
     def _watch(self, runner: Runner, note: Callable[[Look], None]) -> None:
-        while runner.alive and not self._over.is_set():
+        while runner.lives() and not self._over.is_set():
             connection = http.client.HTTPConnection("127.0.0.1", runner.port, timeout=2.0)
             with contextlib.suppress(OSError, http.client.HTTPException), contextlib.closing(connection):
-                while runner.alive and not self._over.wait(EVERY):
+                while runner.lives() and not self._over.wait(EVERY):
                     begun = time.monotonic()
                     connection.request("GET", "/slots")
                     answer = connection.getresponse()
