@@ -58,7 +58,12 @@ def main() -> int:
         if options.cost_seconds:
             run.cost = _cost(options, kind, address)
         report.markdown(run, table, say)
-        good = good and not run.lost and not any(row.verdict in (report.NO, report.UNKNOWN) for row in table)
+        good = (
+            good
+            and not run.lost
+            and run.clock <= report.CLOCK
+            and not any(row.verdict in (report.NO, report.UNKNOWN) for row in table)
+        )
         runs.append(report.raw(run, table))
         if options.out:
             options.out.write_text(json.dumps(runs), encoding="utf-8")

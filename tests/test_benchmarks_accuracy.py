@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import socket
@@ -30,7 +31,7 @@ def request(
     def around(at: float | None) -> Span | None:
         return None if at is None else Span(at - width, at)
 
-    made = Request(0, MODEL, "stream", 0, 40, Span(sent - width, sent), around(first), around(end))
+    made = Request(0, 0, MODEL, "stream", 0, 40, Span(sent - width, sent), around(first), around(end))
     for name, value in more.items():
         setattr(made, name, value)
     return made
@@ -218,7 +219,7 @@ def test_a_runner_takes_its_tasks_along() -> None:
 
 def test_a_complete_answer_is_known_to_the_token() -> None:
     done = request(1.0, 2.0, 3.0, outcome="done", tokens=33, prompt_tokens=20, seconds=0.5)
-    assert generated(done, [], 100.0) == (33, 33)
+    assert generated(done, [], 9) == (33, 33)
     assert read(done, [], 99) == (20, 20)
     assert pace([done]) == 66.0
     assert prompts([done]) == {(MODEL, 0): 20}
@@ -228,9 +229,9 @@ def test_of_an_answer_that_was_cut_the_least_and_the_most_are_known() -> None:
     cut = request(1.0, 2.0, 3.0, outcome="gave_up", chunks=6)
     mine, other = Task(Span(2.95, 3.02), Bounds(7, 9), 20), Task(Span(2.95, 3.02), Bounds(30, 30), 50)
     assert own(cut, [mine, other], 20) == [mine], "the other had another prompt"
-    assert generated(cut, [mine], 100.0) == (7, 9)
-    assert generated(cut, [mine, other], 100.0) == (6, 30)
-    assert generated(cut, [], 100.0) == (6, 26)
+    assert generated(cut, [mine], 9) == (7, 9)
+    assert generated(cut, [mine, other], 9) == (6, 30)
+    assert generated(cut, [], 9) == (6, 15)
     assert read(cut, [], 20) == (20, 20)
 
 
@@ -242,13 +243,14 @@ def test_a_task_that_ended_before_or_long_after_was_another_request() -> None:
 
 def test_who_left_before_the_answer_may_have_cost_tokens_or_none() -> None:
     left = request(1.0, None, 1.5, outcome="gave_up")
-    assert generated(left, [], 100.0) == (0, 20)
+    assert generated(left, [], 12) == (0, 12)
+    assert generated(left, [], math.inf) == (0, 40)
     assert read(left, [], 20) == (0, 20)
 
 
 def test_who_was_refused_cost_none() -> None:
     refused = request(1.0, 1.01, 1.01, outcome="refused", status=503)
-    assert generated(refused, [], 100.0) == (0, 0)
+    assert generated(refused, [], 9) == (0, 0)
     assert read(refused, [], 20) == (0, 0)
 
 

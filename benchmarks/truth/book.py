@@ -42,12 +42,13 @@ def arrival(empty: float, stamp: float | None, now: float) -> Span:
 
 @dataclass(slots=True)
 class Request:
-    """`sent`: around the system call that sent it. `first`: the first byte of its answer; `end`: the last one, the
-    client's leaving, or the connection's end. `limit`: tokens asked for. `chunks`: pieces of a streamed answer, each of
-    one token or more, the last at `last_chunk`. By the final object: `tokens`, the `seconds` in which they were made,
-    `prompt_tokens`."""
+    """`user`: whose connection it was. `sent`: around the system call that sent it. `first`: the first byte of its
+    answer; `end`: the last one, the client's leaving, or the connection's end. `limit`: tokens asked for. `chunks`:
+    pieces of a streamed answer, each of one token or more, the last at `last_chunk`. By the final object: `tokens`, the
+    `seconds` in which they were made, `prompt_tokens`."""
 
     number: int
+    user: int
     model: str
     kind: Kind
     prompt: int

@@ -60,8 +60,8 @@ User = Generator[Ask | float, None, None]
 class _Line:
     """A user and its connection."""
 
-    def __init__(self, client: Client, user: User) -> None:
-        self._client, self._user = client, user
+    def __init__(self, client: Client, user: User, number: int) -> None:
+        self._client, self._user, self._number = client, user, number
         self.socket: socket.socket | None = None
         self.due = 0.0
         self.empty = 0.0
@@ -112,7 +112,7 @@ class _Line:
             return
         after = time.monotonic()
         self.empty, self._text = before, b""
-        self._ask, self._request = ask, self._client.note(ask, Span(before, after))
+        self._ask, self._request = ask, self._client.note(ask, self._number, Span(before, after))
         self.due = float("inf") if ask.leaves_within is None else after + ask.leaves_within
 
     def _connect(self) -> socket.socket:
@@ -211,7 +211,7 @@ class Client:
         self.stalls: list[Span] = []
         self._poll = select.epoll()
         self._by_fd: dict[int, _Line] = {}
-        self._lines = [_Line(self, user) for user in users]
+        self._lines = [_Line(self, user, number) for number, user in enumerate(users)]
 
     def run(self) -> None:
         until = time.monotonic() + self.load.seconds + _OVERTIME
@@ -249,8 +249,8 @@ class Client:
         self._poll.unregister(fd)
         del self._by_fd[fd]
 
-    def note(self, ask: Ask, sent: Span) -> Request:
-        request = Request(len(self.requests), ask.model, ask.kind, ask.prompt, ask.limit, sent)
+    def note(self, ask: Ask, user: int, sent: Span) -> Request:
+        request = Request(len(self.requests), user, ask.model, ask.kind, ask.prompt, ask.limit, sent)
         self.requests.append(request)
         return request
 

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 
 from benchmarks.truth.book import Bounds, Request, Span
 from benchmarks.truth.pages import Page, Reading
-from benchmarks.truth.slots import EVERY, Task
+from benchmarks.truth.slots import Task
 
 Measure = Callable[[Page], float | None]
 
-_NOTICED = 0.5
+NOTICED = 0.5
 """Seconds within which a runner lets go of a task whose client has left."""
 _DIED_BEFORE = 2.0
 """Seconds within which a client is told that the runner of its answer is dead."""
@@ -159,21 +159,21 @@ def _may_be(task: Task, request: Request, prompt: int | None) -> bool:
     if request.end is None:
         return task.end.high >= request.sent.low
     earlier = 0.0 if request.outcome == "gave_up" else _DIED_BEFORE
-    if task.end.high < max(request.end.low - earlier, request.sent.low) or task.end.low > request.end.high + _NOTICED:
+    if task.end.high < max(request.end.low - earlier, request.sent.low) or task.end.low > request.end.high + NOTICED:
         return False
     if task.tokens.high < request.chunks:
         return False
     return not prompt or not task.tokens.low or abs(task.prompt - prompt) <= _TEMPLATE
 
 
-def generated(request: Request, own: Sequence[Task], pace: float) -> Bounds:
-    """Tokens that were made for a request. `own`: the tasks one of which may have been its own."""
+def generated(request: Request, own: Sequence[Task], unseen: float) -> Bounds:
+    """Tokens that were made for a request. `own`: the tasks one of which may have been its own; `unseen`: tokens of one
+    that came and went between two looks, at most."""
     if request.outcome == "done":
         return Bounds(request.tokens, request.tokens)
     if request.outcome == "refused" or request.kind == "embed":
         return Bounds(0, 0)
-    unseen = request.chunks + math.ceil(pace * 4 * EVERY)  # it came and went between two looks
-    high = min(request.limit, max((task.tokens.high for task in own), default=unseen))
+    high = min(request.limit, max((task.tokens.high for task in own), default=request.chunks + unseen))
     low = max(request.chunks, own[0].tokens.low) if len(own) == 1 and request.chunks else request.chunks
     return Bounds(min(low, request.limit), max(low, high))
 

@@ -13,7 +13,7 @@ from benchmarks.truth.client import Ask, Load, User, serve
 
 _LIMIT = 40
 """Tokens of an answer at most: the shorter answers are, the less is unknown of those that are cut."""
-_WEIGHTS: dict[Kind, float] = {"stream": 4.0, "plain": 3.0, "quit": 0.3, "impatient": 0.15, "truncated": 0.15}
+_WEIGHTS: dict[Kind, float] = {"stream": 4.0, "plain": 3.0, "quit": 0.2, "impatient": 0.1, "truncated": 0.15}
 _AT_ONCE = 0.25
 """Share of requests that follow an answer at once, as programs ask that never pause."""
 _BURST_EVERY = 45.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 from collections import Counter
@@ -11,6 +12,7 @@ from typing import Any
 
 from benchmarks.truth.book import Bounds, Request, Span, unanswered
 from benchmarks.truth.judge import (
+    NOTICED,
     Amount,
     Count,
     Gauge,
@@ -27,7 +29,7 @@ from benchmarks.truth.judge import (
 )
 from benchmarks.truth.pages import Page, Reading, readings
 from benchmarks.truth.runners import Runner
-from benchmarks.truth.slots import Look, all_busy, tasks
+from benchmarks.truth.slots import Look, all_busy, tasks, unwatched
 from exporter import catalog
 from exporter.model import Family
 
@@ -35,6 +37,7 @@ EXACT = 0.99
 """Share of readings of unanswered requests that have to be exact."""
 NEAR = 0.01
 """Share by which tokens may be off."""
+CLOCK = 0.05
 _CUT_OFF, _CUT_OFF_TOKENS = "ollama_log_generations_cut_off_total", "ollama_log_cut_off_seen_tokens_total"
 
 Verdict = str
@@ -70,6 +73,12 @@ class Run:
     machine: float
     cost: dict[str, float] = field(default_factory=dict)
     cut: dict[int, dict[str, Any]] = field(default_factory=dict)
+
+    @property
+    def clock(self) -> float:
+        """Seconds by which the wall clock and the monotonic one went apart."""
+        walls = [page.wall for page in self.pages]
+        return max(walls) - min(walls)
 
     @property
     def begun(self) -> float:
@@ -171,8 +180,9 @@ def _tokens(run: Run) -> Iterator[Row]:
     yield _finished("tokens of finished answers", sum(r.tokens for r in finished), whole.high, logged)
     yield _amount("logs", "all tokens made", Amount(whole, logged), lower=True)
     prompt_tokens = _sum((run.gained(catalog.LOG_PROMPT_TOKENS), run.gained(catalog.LOG_CACHED_TOKENS)))
-    of_prompts = sum(r.prompt_tokens for r in run.requests if r.outcome == "done")
-    yield _finished("prompt tokens of finished answers", of_prompts, read_whole.high + of_prompts, prompt_tokens)
+    embedded = sum(r.prompt_tokens for r in run.requests if r.kind == "embed")
+    of_prompts = sum(r.prompt_tokens for r in finished)
+    yield _finished("prompt tokens of finished answers", of_prompts, read_whole.high + embedded, prompt_tokens)
     if (cut_off := run.gained(_CUT_OFF)) is not None:
         both = Amount(whole, _sum((logged, run.gained(_CUT_OFF_TOKENS))))
         yield _amount("logs", f"tokens, with those told of {cut_off:.0f} cut off", both, lower=True)
@@ -184,18 +194,26 @@ def token_bounds(run: Run) -> tuple[dict[str, Bounds], dict[str, Bounds]]:
     made, taken = {}, {}
     for model in run.chat:
         ours = [runner for runner in run.runners if run.model(runner) == model]
+        looks = [run.looks.get(runner.pid, []) for runner in ours]
         met = [task for runner in ours for task in tasks(run.looks.get(runner.pid, []), fastest, runner.ended)]
         longest = max((count for (name, _), count in known.items() if name == model), default=0)
         of_tokens, of_prompts = [], []
         for request in (request for request in run.requests if request.model == model):
             prompt = known.get((model, request.prompt))
             cut = [] if request.outcome == "done" else own(request, met, prompt)
-            of_tokens.append(generated(request, cut, fastest))
+            unseen = math.ceil(fastest * unwatched(looks, _life(request)))
+            of_tokens.append(generated(request, cut, unseen))
             of_prompts.append(read(request, cut, prompt or longest))
             if request.outcome != "done":
                 run.cut[request.number] = {"tasks": len(cut), "tokens": of_tokens[-1], "prompt": of_prompts[-1]}
         made[model], taken[model] = total(of_tokens), total(of_prompts)
     return made, taken
+
+
+def _life(request: Request) -> Span:
+    """In which a runner can have worked for it."""
+    end = request.end.high if request.end else request.sent.high
+    return Span(request.sent.low, end + NOTICED)
 
 
 def _sum(values: Any) -> float | None:
@@ -312,6 +330,8 @@ def markdown(run: Run, table: Sequence[Row], say: Callable[[str], None]) -> None
     )
     if run.lost:
         say(f"**The kernel's events are not complete ({run.lost} lost): loads and ends cannot be judged.**\n")
+    if run.clock > CLOCK:
+        say(f"**The machine's clock was set by {run.clock * 1e3:.0f} ms: times of readings cannot be trusted.**\n")
     head = ("source", "what", "true", "measured", "missed, twice, wrong", "good enough")
     lines = [head, *((r.source, r.what, r.true, r.measured, r.wrong, r.verdict) for r in table)]
     body = ["| " + " | ".join(line) + " |" for line in lines]

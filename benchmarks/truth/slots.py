@@ -101,6 +101,13 @@ def tasks(looks: Sequence[Look], pace: float, ended: float | None) -> list[Task]
     return met
 
 
+def unwatched(looks: Iterable[Sequence[Look]], span: Span) -> float:
+    """The longest time within the span in which nobody looked at any of these runners; all of it, when none was looked
+    at."""
+    times = sorted(at for of_one in looks for look in of_one for at in look.span if span.low <= at <= span.high)
+    return max(later - before for before, later in pairwise((span.low, *times, span.high)))
+
+
 class Watch:
     """A thread for each runner of the server, for as long as that lives."""
 
