@@ -15,7 +15,19 @@ import pytest
 from benchmarks.truth import report
 from benchmarks.truth.book import Bounds, Request, Span, arrival, unanswered
 from benchmarks.truth.client import Ask, Client, Load
-from benchmarks.truth.judge import Amount, counted, gauge, generated, own, pace, prompts, read, total, with_status
+from benchmarks.truth.judge import (
+    Amount,
+    certain,
+    counted,
+    gauge,
+    generated,
+    own,
+    pace,
+    prompts,
+    read,
+    total,
+    with_status,
+)
 from benchmarks.truth.pages import Page, Reading, readings
 from benchmarks.truth.runners import Event, Runner, after, event
 from benchmarks.truth.slots import Look, Slot, Task, all_busy, busy, slots_of, tasks
@@ -222,17 +234,26 @@ def test_a_complete_answer_is_known_to_the_token() -> None:
     assert generated(done, [], 9) == (33, 33)
     assert read(done, [], 99) == (20, 20)
     assert pace([done]) == 66.0
-    assert prompts([done]) == {(MODEL, 0): 20}
+    assert prompts([done]) == {0: 20}
 
 
 def test_of_an_answer_that_was_cut_the_least_and_the_most_are_known() -> None:
     cut = request(1.0, 2.0, 3.0, outcome="gave_up", chunks=6)
     mine, other = Task(Span(2.95, 3.02), Bounds(7, 9), 20), Task(Span(2.95, 3.02), Bounds(30, 30), 50)
     assert own(cut, [mine, other], 20) == [mine], "the other had another prompt"
-    assert generated(cut, [mine], 9) == (7, 9)
+    assert certain(cut, [mine], [cut], {0: 20})
+    assert generated(cut, [mine], 9, sure=True) == (7, 9)
     assert generated(cut, [mine, other], 9) == (6, 30)
     assert generated(cut, [], 9) == (6, 15)
     assert read(cut, [], 20) == (20, 20)
+
+
+def test_a_task_that_may_be_another_requests_proves_no_token() -> None:
+    cut, task = request(1.0, 2.0, 3.0, outcome="gave_up", chunks=6), Task(Span(2.95, 3.02), Bounds(7, 9), 20)
+    others = [request(2.0, 2.5, 3.0, prompt=1), request(5.0, 5.5, 6.0, prompt=2)]
+    assert not certain(cut, [task], [cut, *others], {0: 20, 1: 21, 2: 20}), "one has as long a prompt"
+    assert certain(cut, [task], [cut, *others], {0: 20, 1: 30, 2: 20}), "the other came later"
+    assert generated(cut, [task], 9) == (6, 9)
 
 
 def test_a_task_that_ended_before_or_long_after_was_another_request() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from benchmarks.truth.book import Bounds, Request, Span
@@ -145,9 +145,9 @@ def pace(requests: Iterable[Request]) -> float:
     return max((r.tokens / r.seconds for r in requests if r.tokens >= 10 and r.seconds > 0), default=200.0)
 
 
-def prompts(requests: Iterable[Request]) -> dict[tuple[str, int], int]:
-    """Tokens of each model's prompts, by those answers that were complete."""
-    return {(r.model, r.prompt): r.prompt_tokens for r in requests if r.outcome == "done" and r.prompt_tokens}
+def prompts(requests: Iterable[Request]) -> dict[int, int]:
+    """Tokens of a model's prompts, by those answers that were complete."""
+    return {r.prompt: r.prompt_tokens for r in requests if r.outcome == "done" and r.prompt_tokens}
 
 
 def own(request: Request, met: Iterable[Task], prompt: int | None) -> list[Task]:
@@ -166,25 +166,40 @@ def _may_be(task: Task, request: Request, prompt: int | None) -> bool:
     return not prompt or not task.tokens.low or abs(task.prompt - prompt) <= _TEMPLATE
 
 
-def generated(request: Request, own: Sequence[Task], unseen: float) -> Bounds:
-    """Tokens that were made for a request. `own`: the tasks one of which may have been its own; `unseen`: tokens of one
-    that came and went between two looks, at most."""
+def certain(request: Request, own: Sequence[Task], others: Iterable[Request], known: Mapping[int, int]) -> bool:
+    """Whether the one task that may have been this request's can have been none of the others of its model. `known`:
+    tokens of prompts."""
+    if len(own) != 1 or request.prompt not in known:
+        return False
+    (task,) = own
+    return not any(
+        other is not request
+        and abs(known.get(other.prompt, task.prompt) - task.prompt) <= _TEMPLATE
+        and other.sent.low <= task.end.high
+        and (other.end is None or other.end.high + NOTICED >= task.end.low)
+        for other in others
+    )
+
+
+def generated(request: Request, own: Sequence[Task], unseen: float, sure: bool = False) -> Bounds:
+    """Tokens that were made for a request. `own`: the tasks one of which may have been its own, or certainly was
+    (`sure`); `unseen`: tokens of one that came and went between two looks, at most."""
     if request.outcome == "done":
         return Bounds(request.tokens, request.tokens)
     if request.outcome == "refused" or request.kind == "embed":
         return Bounds(0, 0)
     high = min(request.limit, max((task.tokens.high for task in own), default=request.chunks + unseen))
-    low = max(request.chunks, own[0].tokens.low) if len(own) == 1 and request.chunks else request.chunks
+    low = max(request.chunks, own[0].tokens.low) if sure else request.chunks
     return Bounds(min(low, request.limit), max(low, high))
 
 
-def read(request: Request, own: Sequence[Task], prompt: int) -> Bounds:
+def read(request: Request, own: Sequence[Task], prompt: int, sure: bool = False) -> Bounds:
     """Tokens of its prompt that its runner took in, cached ones included. `prompt`: all of them, or more."""
     if request.outcome == "done":
         return Bounds(request.prompt_tokens, request.prompt_tokens)
     if request.outcome == "refused":
         return Bounds(0, 0)
-    begun = request.chunks or (len(own) == 1 and own[0].tokens.low)
+    begun = request.chunks or (sure and own[0].tokens.low)
     return Bounds(prompt if begun else 0, prompt)
 
 

@@ -17,6 +17,7 @@ from benchmarks.truth.judge import (
     Count,
     Gauge,
     Measure,
+    certain,
     counted,
     gauge,
     generated,
@@ -190,21 +191,22 @@ def _tokens(run: Run) -> Iterator[Row]:
 
 def token_bounds(run: Run) -> tuple[dict[str, Bounds], dict[str, Bounds]]:
     """By model: tokens made, and tokens of prompts."""
-    fastest, known = pace(run.requests), prompts(run.requests)
+    fastest = pace(run.requests)
     made, taken = {}, {}
     for model in run.chat:
         ours = [runner for runner in run.runners if run.model(runner) == model]
         looks = [run.looks.get(runner.pid, []) for runner in ours]
-        met = [task for runner in ours for task in tasks(run.looks.get(runner.pid, []), fastest, runner.ended)]
-        longest = max((count for (name, _), count in known.items() if name == model), default=0)
+        met = [task for r, seen in zip(ours, looks, strict=True) for task in tasks(seen, fastest, r.ended)]
+        asked = [request for request in run.requests if request.model == model]
+        known = prompts(asked)
         of_tokens, of_prompts = [], []
-        for request in (request for request in run.requests if request.model == model):
-            prompt = known.get((model, request.prompt))
-            cut = [] if request.outcome == "done" else own(request, met, prompt)
-            unseen = math.ceil(fastest * unwatched(looks, _life(request)))
-            of_tokens.append(generated(request, cut, unseen))
-            of_prompts.append(read(request, cut, prompt or longest))
-            if request.outcome != "done":
+        for request in asked:
+            cut = [] if request.outcome == "done" else own(request, met, known.get(request.prompt))
+            sure = certain(request, cut, asked, known)
+            unseen = 0 if request.outcome == "done" else math.ceil(fastest * unwatched(looks, _life(request)))
+            of_tokens.append(generated(request, cut, unseen, sure))
+            of_prompts.append(read(request, cut, known.get(request.prompt, max(known.values(), default=0)), sure))
+            if request.outcome not in ("done", "refused"):
                 run.cut[request.number] = {"tasks": len(cut), "tokens": of_tokens[-1], "prompt": of_prompts[-1]}
         made[model], taken[model] = total(of_tokens), total(of_prompts)
     return made, taken
