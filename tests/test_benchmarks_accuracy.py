@@ -30,7 +30,7 @@ from benchmarks.truth.judge import (
 )
 from benchmarks.truth.pages import Page, Reading, readings
 from benchmarks.truth.runners import Event, Runner, after, event
-from benchmarks.truth.slots import Look, Slot, Task, all_busy, busy, slots_of, tasks
+from benchmarks.truth.slots import Look, Slot, Task, all_busy, busy, slots_of, tasks, unwatched
 
 MODEL = "m:latest"
 
@@ -205,6 +205,13 @@ def test_slots_are_read_as_llama_server_tells_them() -> None:
     text = b'[{"id":0,"is_processing":false},{"id":1,"is_processing":true,"id_task":4,"n_prompt_tokens":20,'
     text += b'"next_token":[{"n_decoded":3}]}]'
     assert slots_of(text) == (Slot(False, None, 0, 0), Slot(True, 4, 3, 20))
+
+
+def test_nobody_looks_at_a_runner_that_is_not_there() -> None:
+    assert unwatched(STEADY, Span(0.0, math.inf), Span(1.0, 1.11)) == pytest.approx(0.04)
+    assert unwatched(STEADY, Span(0.0, math.inf), Span(1.0, 3.0)) == pytest.approx(1.89)
+    assert unwatched(STEADY, Span(0.0, 1.2), Span(1.0, 3.0)) == pytest.approx(0.09)
+    assert unwatched(STEADY, Span(0.0, 0.5), Span(1.0, 3.0)) == 0.0
 
 
 # -- tokens
@@ -445,3 +452,104 @@ def test_refused_and_failed_are_told_by_status(status: int, outcome: str) -> Non
     answer = f"HTTP/1.1 {status} No\r\nContent-Length: 2\r\n\r\n{{}}".encode()
     (book,) = talk([answer], Ask(MODEL, "plain"))
     assert (book.outcome, book.status) == (outcome, status)
+
+
+# -- the whole report
+
+
+def a_run(**told: float) -> report.Run:
+    """Thirty seconds, in which one runner is killed and one is loaded, beside what an exporter tells of it that makes
+    no mistake but those `told` after a while."""
+    book = [
+        request(5.0, 7.0, 8.0, outcome="done", status=200, tokens=3000, prompt_tokens=20, seconds=50),
+        request(12.0, 14.5, 14.5, outcome="failed", status=500),
+        request(20.0, 20.5, 21.0, kind="truncated", outcome="done", status=200, tokens=5, prompt_tokens=9000, prompt=1),
+    ]
+    killed = Runner(1, "sha256-1", 40001, None, 14.4, int(signal.SIGKILL), int(signal.SIGKILL), 14.39)
+    born = Runner(2, "sha256-1", 40002, 16.0)
+    busy_at = {1: (6.0, 8.0), 2: (20.2, 20.9)}
+    looks = {}
+    for pid, (low, high) in busy_at.items():
+        life = range(0, 1430, 5) if pid == 1 else range(1700, 3100, 5)
+        looks[pid] = [look(at / 100, (low <= at / 100 < high, 7 if at / 100 >= low else 3)) for at in life]
+
+    def at(now: float) -> Page:
+        def value(name: str, right: float) -> float:
+            return told.get(name, right) if now > 10.0 else right
+
+        samples: dict[str, list[tuple[dict[str, str], float]]] = {}
+
+        def say(name: str, right: float, key: str = "", **labels: str) -> None:
+            samples.setdefault(name, []).append(({"server": "real", **labels}, value(key or name, right)))
+
+        for source in ("api", "sockets", "runner", "logs"):
+            say("ollama_source_last_attempt_timestamp_seconds", now, source=source)
+            say("ollama_source_duration_seconds", 0.01, source=source)
+        say("ollama_sockets_unanswered_requests", sum(r.certainly_unanswered(Span(now, now)) for r in book))
+        at_work = any(low <= now < high for low, high in busy_at.values())
+        if now < 14.4 or now > 17.0:
+            say("ollama_runner_slots_busy", at_work, model=MODEL)
+        say("ollama_runner_starts_seen_total", now > 16.0, model=MODEL)
+        say("ollama_runner_ends_seen_total", now > 14.4, "died", model=MODEL, reason="died")
+        say("ollama_runner_ends_seen_total", 0, "unloaded", model=MODEL, reason="unloaded")
+        say("ollama_runner_generated_tokens_total", 3000 * (now > 8) + 5 * (now > 21), model=MODEL)
+        say("ollama_runner_prompt_tokens_total", 20 * (now > 7) + 9000 * (now > 21), model=MODEL)
+        say("ollama_runner_generated_tokens_seen_total", 20 * (now > 8))
+        say("ollama_log_generated_tokens_total", 3000 * (now > 8) + 5 * (now > 21))
+        say("ollama_log_processed_prompt_tokens_total", 20 * (now > 8) + 9000 * (now > 21))
+        say("ollama_log_loads_begun_total", now > 16.0)
+        say("ollama_log_events_total", now > 15.0, "runner_died", kind="runner_died")
+        say("ollama_log_events_total", now > 21.0, "prompt_truncated", kind="prompt_truncated")
+        say("ollama_log_requests_total", (now > 8) + (now > 21), "2xx", status="2xx")
+        say("ollama_log_requests_total", now > 15, "5xx", status="5xx")
+        say("ollama_model_loads_seen_total", now > 18.0)
+        say("ollama_model_unloads_seen_total", now > 18.0)
+        return Page(0.0, samples)
+
+    pages = [at(now + 0.3) for now in range(31)]
+    return report.Run(
+        "kills", "real", (MODEL,), {"sha256-1": MODEL}, 1.0, 30.0, book, [], [killed, born], looks, pages, 0, 50.0
+    )  # fmt: skip
+
+
+def bad(run: report.Run) -> set[tuple[str, str]]:
+    return {(row.source, row.what) for row in report.rows(run) if row.verdict in (report.NO, report.UNKNOWN)}
+
+
+def test_an_exporter_that_makes_no_mistake_is_good_enough() -> None:
+    assert bad(a_run()) == set()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "row"),
+    [
+        ("ollama_sockets_unanswered_requests", 0, ("sockets", "unanswered requests")),
+        ("ollama_runner_slots_busy", 2, ("runner", f"busy slots, {MODEL}")),
+        ("ollama_runner_starts_seen_total", 2, ("runner", "loads")),
+        ("died", 0, ("runner", "crashes")),
+        ("unloaded", 1, ("runner", "reasons")),
+        ("ollama_runner_generated_tokens_total", 2970, ("runner", f"tokens made, {MODEL}")),
+        ("ollama_runner_prompt_tokens_total", 9200, ("runner", f"prompt tokens, {MODEL}")),
+        ("ollama_runner_generated_tokens_seen_total", 3300, ("runner", "tokens seen in /slots")),
+        ("ollama_log_generated_tokens_total", 2970, ("logs", "tokens of finished answers")),
+        ("ollama_log_loads_begun_total", 0, ("logs", "loads")),
+        ("runner_died", 2, ("logs", "crashes")),
+        ("prompt_truncated", 2, ("logs", "prompts truncated")),
+        ("2xx", 3, ("logs", "requests 2xx")),
+        ("5xx", 0, ("logs", "requests 5xx")),
+        ("ollama_model_loads_seen_total", 2, ("api", "loads")),
+    ],
+)
+def test_each_figure_that_is_off_is_found(name: str, value: float, row: tuple[str, str]) -> None:
+    assert row in bad(a_run(**{name: value}))
+
+
+def test_a_report_shows_every_row_and_what_was_lost() -> None:
+    run, lines = a_run(), []
+    run.lost = 1
+    table = list(report.rows(run))
+    report.markdown(run, table, lines.append)
+    text = "\n".join(lines)
+    assert all(f"| {row.source} | {row.what} | " in text for row in table)
+    assert "1 lost" in text
+    assert report.raw(run, table)["wrong"]["unanswered requests"] == []

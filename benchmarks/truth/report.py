@@ -203,8 +203,8 @@ def token_bounds(run: Run) -> tuple[dict[str, Bounds], dict[str, Bounds]]:
         for request in asked:
             cut = [] if request.outcome == "done" else own(request, met, known.get(request.prompt))
             sure = certain(request, cut, asked, known)
-            unseen = 0 if request.outcome == "done" else math.ceil(fastest * unwatched(looks, _life(request)))
-            of_tokens.append(generated(request, cut, unseen, sure))
+            unseen = 0.0 if request.outcome == "done" else _unseen(request, ours, looks)
+            of_tokens.append(generated(request, cut, math.ceil(fastest * unseen), sure))
             of_prompts.append(read(request, cut, known.get(request.prompt, max(known.values(), default=0)), sure))
             if request.outcome not in ("done", "refused"):
                 run.cut[request.number] = {"tasks": len(cut), "tokens": of_tokens[-1], "prompt": of_prompts[-1]}
@@ -212,10 +212,12 @@ def token_bounds(run: Run) -> tuple[dict[str, Bounds], dict[str, Bounds]]:
     return made, taken
 
 
-def _life(request: Request) -> Span:
-    """In which a runner can have worked for it."""
-    end = request.end.high if request.end else request.sent.high
-    return Span(request.sent.low, end + NOTICED)
+def _unseen(request: Request, runners: Sequence[Runner], looks: Sequence[Sequence[Look]]) -> float:
+    """Seconds that a runner can have worked for it without that anybody looked."""
+    end = request.end.high + NOTICED if request.end else math.inf
+    lives = [Span(runner.began or 0.0, runner.ended or math.inf) for runner in runners]
+    span = Span(request.sent.low, end)
+    return max((unwatched(seen, life, span) for seen, life in zip(looks, lives, strict=True)), default=0.0)
 
 
 def _sum(values: Any) -> float | None:

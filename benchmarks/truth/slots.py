@@ -101,11 +101,11 @@ def tasks(looks: Sequence[Look], pace: float, ended: float | None) -> list[Task]
     return met
 
 
-def unwatched(looks: Iterable[Sequence[Look]], span: Span) -> float:
-    """The longest time within the span in which nobody looked at any of these runners; all of it, when none was looked
-    at."""
-    times = sorted(at for of_one in looks for look in of_one for at in look.span if span.low <= at <= span.high)
-    return max(later - before for before, later in pairwise((span.low, *times, span.high)))
+def unwatched(looks: Sequence[Look], life: Span, span: Span) -> float:
+    """The longest time within the span in which a runner lived and nobody looked at it."""
+    low, high = max(life.low, span.low), min(life.high, span.high)
+    times = sorted(at for look in looks for at in look.span if low <= at <= high)
+    return max((later - before for before, later in pairwise((low, *times, high))), default=0.0) if low < high else 0.0
 
 
 class Watch:
