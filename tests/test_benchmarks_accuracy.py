@@ -13,7 +13,7 @@ from collections.abc import Callable
 import pytest
 
 from benchmarks.truth import report
-from benchmarks.truth.book import Bounds, Request, Span, arrival, unanswered
+from benchmarks.truth.book import NOTHING, Bounds, Request, Span, arrival, unanswered
 from benchmarks.truth.client import Ask, Client, Load
 from benchmarks.truth.judge import (
     Amount,
@@ -198,7 +198,21 @@ def test_without_a_look_on_both_sides_nothing_is_known() -> None:
     assert busy(STEADY, Span(1.02, 1.5)) is None
     assert busy([STEADY[0], look(2.0, (True, 7), (False, 3))], Span(1.5, 1.6)) is None, "too far apart"
     assert all_busy([STEADY, []], Span(1.02, 1.04)) is None
+    assert all_busy([], Span(1.02, 1.04)) == NOTHING
     assert all_busy([STEADY, STEADY], Span(1.02, 1.04)) == (2, 2)
+
+
+def test_a_runner_that_still_loads_later_had_no_slots_before() -> None:
+    loading, ready = [look(1.0), look(1.05)], [look(1.1, (False, 3)), look(1.15, (False, 3))]
+    assert busy([*loading, *ready], Span(1.02, 1.04)) == NOTHING
+    assert busy([*loading, *ready], Span(0.5, 0.6)) == NOTHING
+    assert busy([*loading, *ready], Span(1.07, 1.09)) is None, "it got ready in between"
+    assert all_busy([[*loading, *ready], STEADY], Span(1.02, 1.04)) == (1, 1)
+
+
+def test_of_what_is_not_there_nothing_must_be_said() -> None:
+    seen = gauge([reading(1.0, 1.1, None), reading(1.0, 1.1, 0.0)], told, lambda _: NOTHING)
+    assert (seen.gone, seen.absent, len(seen.wrong)) == (1, 0, 1)
 
 
 def test_slots_are_read_as_llama_server_tells_them() -> None:

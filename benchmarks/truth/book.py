@@ -32,6 +32,10 @@ class Bounds(NamedTuple):
         return self.low <= value <= self.high
 
 
+NOTHING = Bounds(-1, -1)
+"""There was nothing of which anything could be said; absent is right."""
+
+
 def arrival(empty: float, stamp: float | None, now: float) -> Span:
     """When bytes arrived that are read `now`, from a connection that was still empty at `empty`. The kernel stamps
     them; where it has put several pieces together, the stamp is the last one's. So the stamp is an upper bound and

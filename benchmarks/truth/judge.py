@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from benchmarks.truth.book import Bounds, Request, Span
+from benchmarks.truth.book import NOTHING, Bounds, Request, Span
 from benchmarks.truth.pages import Page, Reading
 from benchmarks.truth.slots import Task
 
@@ -24,11 +24,13 @@ _TEMPLATE = 2
 class Gauge:
     """Readings of a gauge. Where the truth is one number (`sharp`) a reading is exact or wrong; where it changed within
     the reading it is within its bounds or wrong. `unjudged`: nothing is known of that moment. `absent`: nothing was
-    said though the truth was known. `busy`: sharp ones above 0, which are the hard ones."""
+    said though the truth was known. `gone`: nothing was said, and nothing was there. `busy`: sharp ones above 0, which
+    are the hard ones."""
 
     exact: int = 0
     within: int = 0
     absent: int = 0
+    gone: int = 0
     unjudged: int = 0
     busy: int = 0
     wrong: list[tuple[Span, float, Bounds]] = field(default_factory=list)
@@ -44,13 +46,13 @@ class Gauge:
 
     @property
     def all(self) -> int:
-        return self.judged + self.absent + self.unjudged
+        return self.judged + self.absent + self.unjudged + self.gone
 
     def holds(self, share: float) -> bool | None:
         """So large a share of readings is right. None: too few were sharp to say so; those that were within wide bounds
         prove nothing."""
         told = self.judged + self.absent
-        if not told or self.sharp < self.all / 2:
+        if not told or self.sharp < (self.all - self.gone) / 2:
             return None if not self.wrong else False
         return self.exact >= share * self.sharp and self.exact + self.within >= share * told
 
@@ -62,7 +64,8 @@ def gauge(readings: Iterable[Reading], measure: Measure, truth: Callable[[Span],
         if bounds is None:
             seen.unjudged += 1
         elif told is None:
-            seen.absent += 1
+            seen.absent += bounds != NOTHING
+            seen.gone += bounds == NOTHING
         elif not bounds.hold(told):
             seen.wrong.append((reading.span, told, bounds))
             seen.sharp_wrong += bounds.sharp

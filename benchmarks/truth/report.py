@@ -143,12 +143,14 @@ def busy_slots(run: Run, model: str) -> Gauge:
 
 
 def _gauge(source: str, what: str, seen: Gauge, share: float) -> Row:
-    true = f"{seen.all} readings; the truth is one number in {seen.sharp} ({_share(seen.sharp, seen.all)})"
+    there = seen.all - seen.gone
+    true = f"{there} readings; the truth is one number in {seen.sharp} ({_share(seen.sharp, there)})"
     measured = f"{seen.exact} exact, {seen.busy} of them above 0; {seen.within} within its bounds"
     wrong = f"{len(seen.wrong)} wrong"
     off = Counter(int(told - (bounds.low if told < bounds.low else bounds.high)) for _, told, bounds in seen.wrong)
     wrong += f" (by {', '.join(f'{by:+d}: {times}' for by, times in sorted(off.items()))})" if off else ""
     wrong += f"; {seen.absent} absent, {seen.unjudged} not judged"
+    true += f"; {seen.gone} more without a runner that was ready" if seen.gone else ""
     return Row(source, what, true, measured, wrong, _verdict(seen.holds(share)))
 
 

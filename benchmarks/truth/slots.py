@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from benchmarks.truth.book import Bounds, Span
+from benchmarks.truth.book import NOTHING, Bounds, Span
 from benchmarks.truth.runners import Runner, Runners
 
 EVERY = 0.05
@@ -30,7 +30,7 @@ class Slot:
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """The answer is of some moment within the span."""
+    """The answer is of some moment within the span. No slots: it was still loading its model."""
 
     span: Span
     slots: tuple[Slot, ...]
@@ -49,14 +49,17 @@ def slots_of(text: bytes) -> tuple[Slot, ...]:
 
 
 def busy(looks: Sequence[Look], span: Span) -> Bounds | None:
-    """Busy slots of a runner at any moment of the span; None when its looks do not enclose it closely.
+    """Busy slots of a runner at any moment of the span; `NOTHING` while it was loading; None when its looks do not
+    enclose the span closely.
 
     A slot that is at the same task before, within and after the span was so all the time. One that was not can have
     been idle and busy in between.
     """
     before = next((look for look in reversed(looks) if look.span.high <= span.low), None)
     later = next((look for look in looks if look.span.low >= span.high), None)
-    if before is None or later is None:
+    if later is not None and not later.slots:
+        return NOTHING
+    if before is None or later is None or not before.slots:
         return None
     around = [look for look in looks if before.span.low <= look.span.low <= later.span.low]
     if any(b.span.low - a.span.low > APART for a, b in pairwise(around)):
@@ -83,6 +86,7 @@ def tasks(looks: Sequence[Look], pace: float, ended: float | None) -> list[Task]
     """All tasks that these looks of one runner met. `pace`: tokens a second that it makes at most for one request.
     `ended`: of the runner, which takes its tasks along."""
     met = []
+    looks = [look for look in looks if look.slots]
     for before, later in zip(looks, [*looks[1:], None], strict=True):
         for place, slot in enumerate(before.slots):
             now = None if later is None else later.slots[place]
@@ -141,15 +145,20 @@ class Watch:
                     connection.request("GET", "/slots")
                     answer = connection.getresponse()
                     text = answer.read()
-                    if answer.status == 200:
-                        note(Look(Span(begun, time.monotonic()), slots_of(text)))
+                    if answer.status in (200, 503):  # 503: it is loading
+                        slots = slots_of(text) if answer.status == 200 else ()
+                        note(Look(Span(begun, time.monotonic()), slots))
             self._over.wait(EVERY)
 
 
 def all_busy(looks: Iterable[Sequence[Look]], span: Span) -> Bounds | None:
-    """Of several runners together; None when one of them cannot be told."""
+    """Of several runners together; `NOTHING` where there is none, or all are loading; None when one of them cannot be
+    told."""
     each = [busy(of_one, span) for of_one in looks]
     known = [bounds for bounds in each if bounds is not None]
-    if not each or len(known) < len(each):
+    if len(known) < len(each):
         return None
+    known = [bounds for bounds in known if bounds != NOTHING]
+    if not known:
+        return NOTHING
     return Bounds(sum(bounds.low for bounds in known), sum(bounds.high for bounds in known))
