@@ -248,6 +248,7 @@ def test_a_runner_takes_its_tasks_along() -> None:
     (met,) = tasks([look(1.0, (True, 7), decoded=5)], 100.0, ended=1.05)
     assert met.tokens == (5, 11)
     assert tasks([look(1.0, (True, 7), decoded=5)], 100.0, None) == [], "it is still at work"
+    assert tasks([], 100.0, ended=1.05) == [], "it was never seen"
 
 
 def test_a_complete_answer_is_known_to_the_token() -> None:

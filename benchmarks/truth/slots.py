@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import pairwise, zip_longest
 
 from benchmarks.truth.book import NOTHING, Bounds, Span
 from benchmarks.truth.runners import Runner, Runners
@@ -87,7 +87,7 @@ def tasks(looks: Sequence[Look], pace: float, ended: float | None) -> list[Task]
     `ended`: of the runner, which takes its tasks along."""
     met = []
     looks = [look for look in looks if look.slots]
-    for before, later in zip(looks, [*looks[1:], None], strict=True):
+    for before, later in zip_longest(looks, looks[1:]):
         for place, slot in enumerate(before.slots):
             now = None if later is None else later.slots[place]
             if not slot.busy or (now is not None and now.busy and now.task == slot.task):
