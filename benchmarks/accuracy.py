@@ -167,16 +167,11 @@ def _run(
         stack.callback(runners.close)
         stack.callback(watch.close)
         for model in options.chat:
-            _asked(
-                address,
-                "POST",
-                "/api/generate",
-                {"model": model, "prompt": "Hi", "options": {"num_predict": 1}, "stream": False},
-            )
+            hello = {"model": model, "prompt": "Hi", "options": {"num_predict": 1}, "stream": False}
+            _asked(address, "POST", "/api/generate", hello)
         listen = f"127.0.0.1:{programs.free_port()}"
-        stack.enter_context(
-            programs.exporter(Path(folder), "judged", listen, _settings(options, options.every, SOURCES))
-        )
+        settings = _settings(options, options.every, SOURCES)
+        stack.enter_context(programs.exporter(Path(folder), "judged", listen, settings))
         time.sleep(_SETTLES)
         reader = Reader(listen, options.every / 4)
         time.sleep(2 * options.every)
@@ -214,14 +209,10 @@ def _cost(options: argparse.Namespace, kind: str, address: tuple[str, int]) -> d
     nobody reads their pages. Each has the source `api`, which cannot be left out."""
     cases = {"api": (), **{f"api, {source}": (source,) for source in SOURCES}, "all": SOURCES}
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
-        running = {
-            name: stack.enter_context(
-                programs.exporter(
-                    Path(folder), name, f"127.0.0.1:{programs.free_port()}", _settings(options, None, sources)
-                )
-            )
-            for name, sources in cases.items()
-        }
+        running = {}
+        for name, sources in cases.items():
+            listen, settings = f"127.0.0.1:{programs.free_port()}", _settings(options, None, sources)
+            running[name] = stack.enter_context(programs.exporter(Path(folder), name, listen, settings))
         with _load(_mix(options, kind, address, options.cost_seconds)) as client:
             time.sleep(5.0)
             begun, before = time.monotonic(), {name: program.cpu() for name, program in running.items()}

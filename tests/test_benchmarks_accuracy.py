@@ -511,6 +511,9 @@ def a_run(**told: float) -> report.Run:
         say("ollama_runner_prompt_tokens_total", 20 * (now > 7) + 9000 * (now > 21), model=MODEL)
         say("ollama_runner_generated_tokens_seen_total", 20 * (now > 8))
         say("ollama_log_generated_tokens_total", 3000 * (now > 8) + 5 * (now > 21))
+        say("ollama_log_generations_total", (now > 8) + (now > 21))
+        if "ollama_log_generations_cut_off_total" in told:
+            say("ollama_log_generations_cut_off_total", 0)
         say("ollama_log_processed_prompt_tokens_total", 20 * (now > 8) + 9000 * (now > 21))
         say("ollama_log_loads_begun_total", now > 16.0)
         say("ollama_log_events_total", now > 15.0, "runner_died", kind="runner_died")
@@ -547,6 +550,7 @@ def test_an_exporter_that_makes_no_mistake_is_good_enough() -> None:
         ("ollama_runner_prompt_tokens_total", 9200, ("runner", f"prompt tokens, {MODEL}")),
         ("ollama_runner_generated_tokens_seen_total", 3300, ("runner", "tokens seen in /slots")),
         ("ollama_log_generated_tokens_total", 2970, ("logs", "tokens of finished answers")),
+        ("ollama_log_generations_cut_off_total", 2, ("logs", "generations, finished or cut off")),
         ("ollama_log_loads_begun_total", 0, ("logs", "loads")),
         ("runner_died", 2, ("logs", "crashes")),
         ("prompt_truncated", 2, ("logs", "prompts truncated")),

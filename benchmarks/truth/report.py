@@ -6,7 +6,7 @@ import math
 import os
 import signal
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -171,11 +171,8 @@ def _tokens(run: Run) -> Iterator[Row]:
         told = run.gained(catalog.RUNNER_TOKENS, model=model)
         yield _amount("runner", f"tokens made, {model}", Amount(made[model], told))
     for model in run.chat:
-        computed, cached = (
-            run.gained(catalog.RUNNER_PROMPT_TOKENS, model=model),
-            run.gained(catalog.RUNNER_PROMPT_CACHED, model=model),
-        )
-        yield _amount("runner", f"prompt tokens, {model}", Amount(taken[model], _sum((computed, cached))))
+        told = _sum(run.gained(f, model=model) for f in (catalog.RUNNER_PROMPT_TOKENS, catalog.RUNNER_PROMPT_CACHED))
+        yield _amount("runner", f"prompt tokens, {model}", Amount(taken[model], told))
     whole, read_whole = total(made.values()), total(taken.values())
     yield _amount("runner", "tokens seen in /slots", Amount(whole, run.gained(catalog.RUNNER_TOKENS_SEEN)), lower=True)
     finished = [r for r in run.requests if r.outcome == "done" and r.model in run.chat]
@@ -187,6 +184,9 @@ def _tokens(run: Run) -> Iterator[Row]:
     of_prompts = sum(r.prompt_tokens for r in finished)
     yield _finished("prompt tokens of finished answers", of_prompts, read_whole.high + embedded, prompt_tokens)
     if (cut_off := run.gained(_CUT_OFF)) is not None:
+        rest = sum(r.outcome not in ("done", "refused") or r.kind == "embed" for r in run.requests)
+        generations = _sum((run.gained(catalog.LOG_GENERATIONS), cut_off))
+        yield _whole("generations, finished or cut off", Bounds(len(finished), len(finished) + rest), generations)
         both = Amount(whole, _sum((logged, run.gained(_CUT_OFF_TOKENS))))
         yield _amount("logs", f"tokens, with those told of {cut_off:.0f} cut off", both, lower=True)
 
@@ -222,7 +222,7 @@ def _unseen(request: Request, runners: Sequence[Runner], looks: Sequence[Sequenc
     return max((unwatched(seen, life, span) for seen, life in zip(looks, lives, strict=True)), default=0.0)
 
 
-def _sum(values: Any) -> float | None:
+def _sum(values: Iterable[float | None]) -> float | None:
     known = [value for value in values if value is not None]
     return sum(known) if known else None
 
