@@ -20,7 +20,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +123,16 @@ def _blob(address: tuple[str, int], model: str) -> str:
     return found[1]
 
 
+def _read(address: tuple[str, int], model: str, prompts: Sequence[str]) -> dict[int, int]:
+    """Tokens of each prompt, as the model reads it. Loads it."""
+    counts = {}
+    for number, words in enumerate(prompts):
+        body = {"model": model, "messages": [{"role": "user", "content": words}], "stream": False}
+        said = _asked(address, "POST", "/api/chat", {**body, "options": {"num_predict": 1}})
+        counts[number] = said["prompt_eval_count"]
+    return counts
+
+
 # -- a run
 
 
@@ -166,9 +176,8 @@ def _run(
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         stack.callback(runners.close)
         stack.callback(watch.close)
-        for model in options.chat:
-            hello = {"model": model, "prompt": "Hi", "options": {"num_predict": 1}, "stream": False}
-            _asked(address, "POST", "/api/generate", hello)
+        made = _mix(options, kind, address, options.seconds)
+        prompts = {model: _read(address, model, mix.prompts(made)) for model in options.chat}
         listen = f"127.0.0.1:{programs.free_port()}"
         settings = _settings(options, options.every, SOURCES)
         stack.enter_context(programs.exporter(Path(folder), "judged", listen, settings))
@@ -176,15 +185,15 @@ def _run(
         reader = Reader(listen, options.every / 4)
         time.sleep(2 * options.every)
         psutil.cpu_percent()
-        with _load(_mix(options, kind, address, options.seconds)) as client:
+        with _load(made) as client:
             _kill(runners, watch, client, options, "kills" in kind)
             requests, stalls = client.recv()
         machine = psutil.cpu_percent()
         time.sleep(_SETTLES)
         pages = reader.close()
     return report.Run(
-        kind, SERVER, tuple(options.chat), names, options.every, options.seconds, requests, stalls, runners.all,
-        watch.looks, pages, runners.lost, machine,
+        kind, SERVER, tuple(options.chat), names, prompts, options.every, options.seconds, requests, stalls,
+        runners.all, watch.looks, pages, runners.lost, machine,
     )  # fmt: skip
 
 

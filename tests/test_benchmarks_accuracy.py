@@ -23,7 +23,6 @@ from benchmarks.truth.judge import (
     generated,
     own,
     pace,
-    prompts,
     read,
     total,
     with_status,
@@ -256,7 +255,6 @@ def test_a_complete_answer_is_known_to_the_token() -> None:
     assert generated(done, [], 9) == (33, 33)
     assert read(done, [], 99) == (20, 20)
     assert pace([done]) == 66.0
-    assert prompts([done]) == {0: 20}
 
 
 def test_of_an_answer_that_was_cut_the_least_and_the_most_are_known() -> None:
@@ -526,7 +524,7 @@ def a_run(**told: float) -> report.Run:
 
     pages = [at(now + 0.3) for now in range(31)]
     return report.Run(
-        "kills", "real", (MODEL,), {"sha256-1": MODEL}, 1.0, 30.0, book, [], [killed, born], looks, pages, 0, 50.0
+        "kills", "real", (MODEL,), {"sha256-1": MODEL}, {MODEL: {0: 20, 1: 9000}}, 1.0, 30.0, book, [], [killed, born], looks, pages, 0, 50.0
     )  # fmt: skip
 
 

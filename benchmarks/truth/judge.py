@@ -148,11 +148,6 @@ def pace(requests: Iterable[Request]) -> float:
     return max((r.tokens / r.seconds for r in requests if r.tokens >= 10 and r.seconds > 0), default=200.0)
 
 
-def prompts(requests: Iterable[Request]) -> dict[int, int]:
-    """Tokens of a model's prompts, by those answers that were complete."""
-    return {r.prompt: r.prompt_tokens for r in requests if r.outcome == "done" and r.prompt_tokens}
-
-
 def own(request: Request, met: Iterable[Task], prompt: int | None) -> list[Task]:
     """Those of its model's tasks that may have been this request's, which was cut."""
     return [task for task in met if _may_be(task, request, prompt)]
@@ -197,7 +192,7 @@ def generated(request: Request, own: Sequence[Task], unseen: float, sure: bool =
 
 
 def read(request: Request, own: Sequence[Task], prompt: int, sure: bool = False) -> Bounds:
-    """Tokens of its prompt that its runner took in, cached ones included. `prompt`: all of them, or more."""
+    """Tokens of its prompt that its runner took in, cached ones included. `prompt`: all of them."""
     if request.outcome == "done":
         return Bounds(request.prompt_tokens, request.prompt_tokens)
     if request.outcome == "refused":

@@ -40,10 +40,14 @@ class Mix:
 
 def run(mix: Mix, parent: Connection) -> None:
     """In a process of its own."""
+    serve(Load(mix.address, prompts(mix), mix.seconds, idle=3), iter(list(_users(mix))), parent)
+
+
+def prompts(mix: Mix) -> tuple[str, ...]:
+    """All that is asked: short ones, and one that is too long."""
     words = random.Random(mix.seed)
-    prompts = [" ".join(words.choices(_WORDS, k=words.randrange(8, 40))) for _ in range(_SHORT)]
-    prompts.append(" ".join(words.choices(_WORDS, k=mix.long_words)))
-    serve(Load(mix.address, tuple(prompts), mix.seconds, idle=3), iter(list(_users(mix))), parent)
+    short = [" ".join(words.choices(_WORDS, k=words.randrange(8, 40))) for _ in range(_SHORT)]
+    return (*short, " ".join(words.choices(_WORDS, k=mix.long_words)))
 
 
 def _users(mix: Mix) -> Iterator[User]:

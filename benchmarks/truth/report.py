@@ -23,7 +23,6 @@ from benchmarks.truth.judge import (
     generated,
     own,
     pace,
-    prompts,
     read,
     total,
     with_status,
@@ -57,12 +56,14 @@ class Row:
 
 @dataclass(slots=True)
 class Run:
-    """All that was written down. `names`: blob -> model. `every`: seconds between two looks of each source."""
+    """All that was written down. `names`: blob -> model. `prompts`: their tokens, by model and number. `every`:
+    seconds between two looks of each source."""
 
     kind: str
     server: str
     chat: tuple[str, ...]
     names: Mapping[str, str]
+    prompts: Mapping[str, Mapping[int, int]]
     every: float
     seconds: float
     requests: list[Request]
@@ -200,14 +201,14 @@ def token_bounds(run: Run) -> tuple[dict[str, Bounds], dict[str, Bounds]]:
         looks = [run.looks.get(runner.pid, []) for runner in ours]
         met = [task for r, seen in zip(ours, looks, strict=True) for task in tasks(seen, fastest, r.ended)]
         asked = [request for request in run.requests if request.model == model]
-        known = prompts(asked)
+        known = run.prompts[model]
         of_tokens, of_prompts = [], []
         for request in asked:
             cut = [] if request.outcome == "done" else own(request, met, known.get(request.prompt))
             sure = certain(request, cut, asked, known)
             unseen = 0.0 if request.outcome == "done" else _unseen(request, ours, looks)
             of_tokens.append(generated(request, cut, math.ceil(fastest * unseen), sure))
-            of_prompts.append(read(request, cut, known.get(request.prompt, max(known.values(), default=0)), sure))
+            of_prompts.append(read(request, cut, known[request.prompt], sure))
             if request.outcome not in ("done", "refused"):
                 run.cut[request.number] = {"tasks": len(cut), "tokens": of_tokens[-1], "prompt": of_prompts[-1]}
         made[model], taken[model] = total(of_tokens), total(of_prompts)
