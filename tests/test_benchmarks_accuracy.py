@@ -524,7 +524,8 @@ def a_run(**told: float) -> report.Run:
 
     pages = [at(now + 0.3) for now in range(31)]
     return report.Run(
-        "kills", "real", (MODEL,), {"sha256-1": MODEL}, {MODEL: {0: 20, 1: 9000}}, 1.0, 30.0, book, [], [killed, born], looks, pages, 0, 50.0
+        "kills", "real", (MODEL,), {"sha256-1": MODEL}, {MODEL: {0: 20, 1: 9000}}, 1.0, 30.0, book, [], [killed, born],
+        looks, pages, 0, 50.0,
     )  # fmt: skip
 
 
