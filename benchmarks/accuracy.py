@@ -28,8 +28,9 @@ import psutil
 
 from benchmarks import programs
 from benchmarks.figures import say
-from benchmarks.truth import mix, report
+from benchmarks.truth import mix, report, table
 from benchmarks.truth.pages import Reader
+from benchmarks.truth.run import CLOCK, Run
 from benchmarks.truth.runners import Runners
 from benchmarks.truth.slots import Watch
 
@@ -54,17 +55,17 @@ def main() -> int:
     say(f"# Accuracy on Ollama {_asked(address, 'GET', '/api/version')['version']}")
     for kind in options.kind or ["mixed"]:
         run = _run(options, kind, address, serve, names)
-        table = list(report.rows(run))
+        rows = list(table.rows(run))
         if options.cost_seconds:
             run.cost = _cost(options, kind, address)
-        report.markdown(run, table, say)
+        report.markdown(run, rows, say)
         good = (
             good
             and not run.lost
-            and run.clock <= report.CLOCK
-            and not any(row.verdict in (report.NO, report.UNKNOWN) for row in table)
+            and run.clock <= CLOCK
+            and not any(row.verdict in (table.NO, table.UNKNOWN) for row in rows)
         )
-        runs.append(report.raw(run, table))
+        runs.append(report.raw(run, rows))
         if options.out:
             options.out.write_text(json.dumps(runs), encoding="utf-8")
     return 0 if good else 1
@@ -168,9 +169,7 @@ def _load(made: mix.Mix) -> Iterator[Any]:
         process.join(10.0)
 
 
-def _run(
-    options: argparse.Namespace, kind: str, address: tuple[str, int], serve: int, names: Mapping[str, str]
-) -> report.Run:
+def _run(options: argparse.Namespace, kind: str, address: tuple[str, int], serve: int, names: Mapping[str, str]) -> Run:
     runners = Runners(serve)
     watch = Watch(runners)
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
@@ -191,7 +190,7 @@ def _run(
         machine = psutil.cpu_percent()
         time.sleep(_SETTLES)
         pages = reader.close()
-    return report.Run(
+    return Run(
         kind, SERVER, tuple(options.chat), names, prompts, options.every, options.seconds, requests, stalls,
         runners.all, watch.looks, pages, runners.lost, machine,
     )  # fmt: skip

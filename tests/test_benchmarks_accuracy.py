@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import pytest
 
-from benchmarks.truth import report
+from benchmarks.truth import report, table
 from benchmarks.truth.book import NOTHING, Bounds, Request, Span, arrival, unanswered
 from benchmarks.truth.client import Ask, Client, Load
 from benchmarks.truth.judge import (
@@ -28,6 +28,7 @@ from benchmarks.truth.judge import (
     with_status,
 )
 from benchmarks.truth.pages import Page, Reading, readings
+from benchmarks.truth.run import Run, crashed
 from benchmarks.truth.runners import Event, Runner, after, event
 from benchmarks.truth.slots import Look, Slot, Task, all_busy, busy, slots_of, tasks, unwatched
 
@@ -374,7 +375,7 @@ def test_a_flag_has_what_follows_it() -> None:
 
 
 @pytest.mark.parametrize(
-    ("status", "killed", "crashed"),
+    ("status", "killed", "expected"),
     [
         (signal.SIGKILL, 0, False),
         (signal.SIGTERM, 0, False),
@@ -386,8 +387,8 @@ def test_a_flag_has_what_follows_it() -> None:
     ],
     ids=["ended by Ollama", "asked by Ollama", "left", "killed by us", "core dumped", "aborted", "gave up"],
 )
-def test_what_ollama_ended_did_not_crash(status: int, killed: int, crashed: bool) -> None:
-    assert report.crashed(Runner(1, "sha256-1", 1, 1.0, 2.0, int(status), int(killed))) is crashed
+def test_what_ollama_ended_did_not_crash(status: int, killed: int, expected: bool) -> None:
+    assert crashed(Runner(1, "sha256-1", 1, 1.0, 2.0, int(status), int(killed))) is expected
     assert os.WIFSIGNALED(int(status)) or status in (0, 1 << 8)
 
 
@@ -470,7 +471,7 @@ def test_refused_and_failed_are_told_by_status(status: int, outcome: str) -> Non
 # -- the whole report
 
 
-def a_run(**told: float) -> report.Run:
+def a_run(**told: float) -> Run:
     """Thirty seconds, in which one runner is killed and one is loaded, beside what an exporter tells of it that makes
     no mistake but those `told` after a while."""
     book = [
@@ -523,14 +524,14 @@ def a_run(**told: float) -> report.Run:
         return Page(0.0, samples)
 
     pages = [at(now + 0.3) for now in range(31)]
-    return report.Run(
+    return Run(
         "kills", "real", (MODEL,), {"sha256-1": MODEL}, {MODEL: {0: 20, 1: 9000}}, 1.0, 30.0, book, [], [killed, born],
         looks, pages, 0, 50.0,
     )  # fmt: skip
 
 
-def bad(run: report.Run) -> set[tuple[str, str]]:
-    return {(row.source, row.what) for row in report.rows(run) if row.verdict in (report.NO, report.UNKNOWN)}
+def bad(run: Run) -> set[tuple[str, str]]:
+    return {(row.source, row.what) for row in table.rows(run) if row.verdict in (table.NO, table.UNKNOWN)}
 
 
 def test_an_exporter_that_makes_no_mistake_is_good_enough() -> None:
@@ -565,9 +566,9 @@ def test_each_figure_that_is_off_is_found(name: str, value: float, row: tuple[st
 def test_a_report_shows_every_row_and_what_was_lost() -> None:
     run, lines = a_run(), []
     run.lost = 1
-    table = list(report.rows(run))
-    report.markdown(run, table, lines.append)
+    rows = list(table.rows(run))
+    report.markdown(run, rows, lines.append)
     text = "\n".join(lines)
-    assert all(f"| {row.source} | {row.what} | " in text for row in table)
+    assert all(f"| {row.source} | {row.what} | " in text for row in rows)
     assert "1 lost" in text
-    assert report.raw(run, table)["wrong"]["unanswered requests"] == []
+    assert report.raw(run, rows)["wrong"]["unanswered requests"] == []
