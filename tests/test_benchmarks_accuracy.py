@@ -13,7 +13,7 @@ from collections.abc import Callable
 import pytest
 
 from benchmarks.truth import report, table
-from benchmarks.truth.book import NOTHING, Bounds, Request, Span, arrival, unanswered
+from benchmarks.truth.book import NOTHING, Bounds, Request, Span, arrival, streaming, unanswered, waiting
 from benchmarks.truth.client import Ask, Client, Load
 from benchmarks.truth.judge import (
     Amount,
@@ -112,6 +112,17 @@ def test_who_leaves_is_no_longer_unanswered() -> None:
 def test_connections_are_not_looked_at_all_at_once() -> None:
     one_after_the_other = [request(1.0, first=2.01), request(2.02, first=3.0)]
     assert unanswered(one_after_the_other, Span(2.0, 2.03)) == (0, 2)
+
+
+def test_a_slot_at_work_is_a_request_that_does_not_wait() -> None:
+    three, span = [request(1.0, first=3.0) for _ in range(3)], Span(2.0, 2.1)
+    assert waiting(three, Bounds(2, 2), span) == (1, 1)
+    assert waiting(three, Bounds(1, 2), span) == (1, 2)
+    streamed = request(1.0, first=1.5, end=3.0, status=200)
+    assert streaming([streamed], span) == (1, 1)
+    assert waiting([*three, streamed], Bounds(2, 2), span) == (2, 2)
+    ended = request(0.0, first=0.5, end=1.9, status=200)
+    assert waiting([*three, ended], Bounds(2, 2), span) == (1, 2), "its slot may be at work for a moment yet"
 
 
 # -- gauges
@@ -500,6 +511,8 @@ def a_run(**told: float) -> Run:
             say("ollama_source_last_attempt_timestamp_seconds", now, source=source)
             say("ollama_source_duration_seconds", 0.01, source=source)
         say("ollama_sockets_unanswered_requests", sum(r.certainly_unanswered(Span(now, now)) for r in book))
+        say("ollama_sockets_waiting_requests_lower_bound", 0)
+        say("ollama_sockets_waiting_requests_upper_bound", 1)
         at_work = any(low <= now < high for low, high in busy_at.values())
         if now < 14.4 or now > 17.0:
             say("ollama_runner_slots_busy", at_work, model=MODEL)
@@ -542,6 +555,8 @@ def test_an_exporter_that_makes_no_mistake_is_good_enough() -> None:
     ("name", "value", "row"),
     [
         ("ollama_sockets_unanswered_requests", 0, ("sockets", "unanswered requests")),
+        ("ollama_sockets_waiting_requests_lower_bound", 2, ("sockets", "waiting requests, lower bound")),
+        ("ollama_sockets_waiting_requests_upper_bound", -1, ("sockets", "waiting requests, upper bound")),
         ("ollama_runner_slots_busy", 2, ("runner", f"busy slots, {MODEL}")),
         ("ollama_runner_starts_seen_total", 2, ("runner", "loads")),
         ("died", 0, ("runner", "crashes")),

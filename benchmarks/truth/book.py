@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -32,6 +32,8 @@ class Bounds(NamedTuple):
         return self.low <= value <= self.high
 
 
+LETS_GO = 0.5
+"""Seconds within which a runner lets go of a task whose client has left."""
 NOTHING = Bounds(-1, -1)
 """There was nothing of which anything could be said; absent is right."""
 
@@ -83,3 +85,26 @@ def unanswered(requests: Iterable[Request], span: Span) -> Bounds:
     """How many at once somebody can have seen who looked at one connection after the other within the span."""
     near = [request for request in requests if request.possibly_unanswered(span)]
     return Bounds(sum(request.certainly_unanswered(span) for request in near), len(near))
+
+
+def streaming(requests: Iterable[Request], span: Span) -> Bounds:
+    """How many answers were in the making, of which the client had something already."""
+    low = high = 0
+    for request in requests:
+        if request.first is None or request.status != 200:
+            continue
+        low += request.first.high <= span.low and (request.end is None or request.end.low >= span.high)
+        high += request.first.low <= span.high and (request.end is None or request.end.high >= span.low)
+    return Bounds(low, high)
+
+
+def waiting(requests: Sequence[Request], busy: Bounds, span: Span) -> Bounds:
+    """How many requests without an answer had no slot, when so many slots of all runners were at work. Each slot at
+    work belongs to one of them, to a streamed answer, or to a request that has just ended."""
+    asked, streamed = unanswered(requests, span), streaming(requests, span)
+    left = sum(
+        request.end is not None and request.end.low <= span.high and request.end.high >= span.low - LETS_GO
+        for request in requests
+    )
+    low = max(0, asked.low - max(0, busy.high - streamed.low))
+    return Bounds(low, max(low, asked.high - max(0, busy.low - streamed.high - left)))

@@ -6,14 +6,12 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from benchmarks.truth.book import NOTHING, Bounds, Request, Span
+from benchmarks.truth.book import LETS_GO, NOTHING, Bounds, Request, Span
 from benchmarks.truth.pages import Page, Reading
 from benchmarks.truth.slots import Task
 
 Measure = Callable[[Page], float | None]
 
-NOTICED = 0.5
-"""Seconds within which a runner lets go of a task whose client has left."""
 _DIED_BEFORE = 2.0
 """Seconds within which a client is told that the runner of its answer is dead."""
 _TEMPLATE = 2
@@ -157,7 +155,7 @@ def _may_be(task: Task, request: Request, prompt: int | None) -> bool:
     if request.end is None:
         return task.end.high >= request.sent.low
     earlier = 0.0 if request.outcome == "gave_up" else _DIED_BEFORE
-    if task.end.high < max(request.end.low - earlier, request.sent.low) or task.end.low > request.end.high + NOTICED:
+    if task.end.high < max(request.end.low - earlier, request.sent.low) or task.end.low > request.end.high + LETS_GO:
         return False
     if task.tokens.high < request.chunks:
         return False
@@ -174,7 +172,7 @@ def certain(request: Request, own: Sequence[Task], others: Iterable[Request], kn
         other is not request
         and abs(known.get(other.prompt, task.prompt) - task.prompt) <= _TEMPLATE
         and other.sent.low <= task.end.high
-        and (other.end is None or other.end.high + NOTICED >= task.end.low)
+        and (other.end is None or other.end.high + LETS_GO >= task.end.low)
         for other in others
     )
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from benchmarks.truth.book import Bounds, Request, Span, unanswered
+from benchmarks.truth.book import NOTHING, Bounds, Request, Span, unanswered, waiting
 from benchmarks.truth.judge import Gauge, Measure, gauge
 from benchmarks.truth.pages import Page, Reading, readings
 from benchmarks.truth.runners import Runner
@@ -65,6 +66,11 @@ class Run:
         last = measure(self.pages[-1])
         return None if last is None else last - (measure(self.pages[0]) or 0.0)
 
+    def busy(self, runners: Iterable[Runner], span: Span) -> Bounds | None:
+        """Slots at work of those that lived then."""
+        there = [r for r in runners if (r.began or 0.0) <= span.high and (r.ended is None or r.ended >= span.low)]
+        return all_busy((self.looks.get(r.pid, []) for r in there), span)
+
     def model(self, runner: Runner) -> str:
         return self.names.get(runner.blob, runner.blob)
 
@@ -85,9 +91,27 @@ def unanswered_requests(run: Run) -> Gauge:
 
 def busy_slots(run: Run, model: str) -> Gauge:
     ours = [runner for runner in run.runners if run.model(runner) == model]
+    measure = run.of(catalog.RUNNER_SLOTS_BUSY, model=model)
+    return gauge(run.readings("runner"), measure, lambda span: run.busy(ours, span))
+
+
+def waiting_bounds(run: Run) -> tuple[Gauge, Gauge]:
+    """The bounds that are told of it, each against the side that it must not cross."""
 
     def truth(span: Span) -> Bounds | None:
-        there = [r for r in ours if (r.began or 0.0) <= span.high and (r.ended is None or r.ended >= span.low)]
-        return all_busy((run.looks.get(r.pid, []) for r in there), span)
+        busy = run.busy(run.runners, span)
+        return None if busy is None else waiting(run.requests, Bounds(0, 0) if busy == NOTHING else busy, span)
 
-    return gauge(run.readings("runner"), run.of(catalog.RUNNER_SLOTS_BUSY, model=model), truth)
+    def lower(span: Span) -> Bounds | None:
+        true = truth(span)
+        return true and Bounds(0, true.high)
+
+    def upper(span: Span) -> Bounds | None:
+        true = truth(span)
+        return true and Bounds(true.low, math.inf)
+
+    seen = run.readings("sockets")
+    return (
+        gauge(seen, run.of(catalog.SOCKETS_WAITING_LOW), lower),
+        gauge(seen, run.of(catalog.SOCKETS_WAITING_HIGH), upper),
+    )

@@ -7,9 +7,8 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from benchmarks.truth.book import Bounds, Request, Span
+from benchmarks.truth.book import LETS_GO, Bounds, Request, Span
 from benchmarks.truth.judge import (
-    NOTICED,
     Amount,
     Count,
     Gauge,
@@ -23,7 +22,7 @@ from benchmarks.truth.judge import (
     total,
     with_status,
 )
-from benchmarks.truth.run import Run, busy_slots, crashed, unanswered_requests
+from benchmarks.truth.run import Run, busy_slots, crashed, unanswered_requests, waiting_bounds
 from benchmarks.truth.runners import Runner
 from benchmarks.truth.slots import Look, tasks, unwatched
 from exporter import catalog
@@ -60,6 +59,17 @@ def rows(run: Run) -> Iterator[Row]:
 
 def _gauges(run: Run) -> Iterator[Row]:
     yield _gauge("sockets", "unanswered requests", unanswered_requests(run), EXACT)
+    for side, seen in zip(("lower", "upper"), waiting_bounds(run), strict=True):
+        wrong = f"{len(seen.wrong)} wrong; {seen.absent} absent, {seen.unjudged} not judged"
+        verdict = NO if len(seen.wrong) > (1 - EXACT) * seen.judged else YES
+        yield Row(
+            "sockets",
+            f"waiting requests, {side} bound",
+            f"{seen.all} readings",
+            f"{seen.exact + seen.within} hold",
+            wrong,
+            verdict,
+        )
     for model in run.names.values():
         yield _gauge("runner", f"busy slots, {model}", busy_slots(run, model), 1.0)
 
@@ -138,7 +148,7 @@ def token_bounds(run: Run) -> tuple[dict[str, Bounds], dict[str, Bounds]]:
 
 def _unseen(request: Request, runners: Sequence[Runner], looks: Sequence[Sequence[Look]]) -> float:
     """Seconds that a runner can have worked for it without that anybody looked."""
-    end = request.end.high + NOTICED if request.end else math.inf
+    end = request.end.high + LETS_GO if request.end else math.inf
     lives = [Span(runner.began or 0.0, runner.ended or math.inf) for runner in runners]
     span = Span(request.sent.low, end)
     return max((unwatched(seen, life, span) for seen, life in zip(looks, lives, strict=True)), default=0.0)
