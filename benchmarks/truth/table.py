@@ -99,13 +99,16 @@ def _share(part: float, whole: float) -> str:
 
 def _tokens(run: Run) -> Iterator[Row]:
     made, taken = token_bounds(run)
-    for model in run.chat:
-        told = run.gained(catalog.RUNNER_TOKENS, model=model)
-        yield _amount("runner", f"tokens made, {model}", Amount(made[model], told))
-    for model in run.chat:
-        told = _sum(run.gained(f, model=model) for f in (catalog.RUNNER_PROMPT_TOKENS, catalog.RUNNER_PROMPT_CACHED))
-        yield _amount("runner", f"prompt tokens, {model}", Amount(taken[model], told))
     whole, read_whole = total(made.values()), total(taken.values())
+    told = {model: run.gained(catalog.RUNNER_TOKENS, model=model) for model in run.chat}
+    for model in run.chat:
+        yield _amount("runner", f"tokens made, {model}", Amount(made[model], told[model]))
+    yield _amount("runner", "tokens made, all models", Amount(whole, _sum(told.values())))
+    for model in run.chat:
+        families = (catalog.RUNNER_PROMPT_TOKENS, catalog.RUNNER_PROMPT_CACHED)
+        told[model] = _sum(run.gained(family, model=model) for family in families)
+        yield _amount("runner", f"prompt tokens, {model}", Amount(taken[model], told[model]))
+    yield _amount("runner", "prompt tokens, all models", Amount(read_whole, _sum(told.values())))
     yield _amount("runner", "tokens seen in /slots", Amount(whole, run.gained(catalog.RUNNER_TOKENS_SEEN)), lower=True)
     finished = [r for r in run.requests if r.outcome == "done" and r.model in run.chat]
     logged = run.gained(catalog.LOG_GENERATED_TOKENS)
