@@ -13,6 +13,8 @@ from benchmarks.truth.client import Ask, Load, User, serve
 
 _LIMIT = 40
 """Tokens of an answer at most: the shorter answers are, the less is unknown of those that are cut."""
+_LEFT = 10
+"""And of what is left of an answer at most when its client leaves."""
 _WEIGHTS: dict[Kind, float] = {"stream": 4.0, "plain": 3.0, "quit": 0.2, "impatient": 0.1, "truncated": 0.15}
 _AT_ONCE = 0.25
 """Share of requests that follow an answer at once, as programs ask that never pause."""
@@ -82,9 +84,10 @@ def _ask(model: str, chance: random.Random) -> Ask:
         case "truncated":
             return Ask(model, kind, _SHORT, chance.randrange(2, 8))
         case "quit":
-            return Ask(model, kind, prompt, _LIMIT, leaves_after=chance.randrange(2, 20))
+            leaves_after = chance.randrange(2, 20)
+            return Ask(model, kind, prompt, leaves_after + _LEFT, leaves_after=leaves_after)
         case "impatient":
-            return Ask(model, kind, prompt, _LIMIT, leaves_within=chance.uniform(0.01, 0.4))
+            return Ask(model, kind, prompt, _LEFT, leaves_within=chance.uniform(0.01, 0.4))
         case _:
             return Ask(model, kind, prompt, chance.randrange(10, _LIMIT))
 
