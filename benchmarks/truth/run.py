@@ -58,7 +58,8 @@ class Run:
 
     def of(self, family: Family | str, **labels: str) -> Measure:
         name = family if isinstance(family, str) else family.name
-        return lambda page: page.value(name, server=self.server, **labels)
+        wanted = {"server": self.server, **labels}
+        return lambda page: page.value(name, **wanted)
 
     def gained(self, family: Family | str, **labels: str) -> float | None:
         """From the first page to the last one."""
