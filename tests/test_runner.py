@@ -41,6 +41,7 @@ from exporter.sources import SOURCES, Surroundings, build
 from exporter.sources.runner import NAMELESS, NAMELESS_PORTS, RunnerSource
 from exporter.sources.runner.asking import BEHIND_KEY, NO_METRICS, NO_SLOTS, OLD
 from exporter.sources.runner.counts import OTHER, Missing
+from exporter.sources.runner.listing import Listing
 from exporter.sources.runner.seen import UNKNOWN, Runner, argument, grown
 from tests.scene import ENDPOINT, PATIENT, Seen, meanwhile, virtually
 from tests.wire import recorded
@@ -1075,3 +1076,61 @@ async def _until(true: Any) -> None:
 def test_every_family_is_told_to_be_of_the_present_or_counted() -> None:
     ours = [family for family in catalog.FAMILIES if family.name.startswith("ollama_runner_")]
     assert {family.name for family in ours if family.kind == "counter"} == COUNTED
+
+
+# --- what the server lists -------------------------------------------------------------------------------------------
+
+
+class Line(LlamaWire):
+    """A connection to a server. `says`: what it answers next."""
+
+    def __init__(self, *says: Reply | Exception) -> None:
+        self.says, self.closed = list(says), 0
+
+    async def get(self, path: str) -> Reply:
+        assert path == "/api/ps"
+        await asyncio.sleep(0)
+        said = self.says.pop(0)
+        if isinstance(said, Exception):
+            raise said
+        return said
+
+    async def close(self) -> None:
+        self.closed += 1
+
+
+NOBODY = Reply(200, {}, b'{"models":[]}')
+SERVER = Place((("127.0.0.1", API_PORT),), pid=1, started=5.0)
+
+
+def test_the_connection_for_the_list_is_kept_and_made_anew_where_it_was_closed() -> None:
+    lines = [
+        Line(NOBODY, NOBODY, ConnectionResetError()),
+        Line(NOBODY, Reply(500, {}, b"")),
+        Line(NOBODY, NOBODY),
+        Line(NOBODY),
+        Line(ConnectionRefusedError()),
+    ]
+    made: list[Line] = []
+
+    def wire(place: Place, port: int) -> Line:
+        made.append(lines[len(made)])
+        return made[-1]
+
+    async def act() -> None:
+        listing = Listing(wire)
+        for _ in range(3):
+            assert await listing.ask(SERVER) == frozenset()
+        assert (len(made), lines[0].closed, lines[1].closed) == (2, 1, 0)
+        assert await listing.ask(SERVER) is None, "it refuses to tell, and the connection goes"
+        assert lines[1].closed == 1
+        assert await listing.ask(SERVER) == frozenset()
+        assert await asyncio.gather(listing.ask(SERVER), listing.ask(SERVER)) == [frozenset()] * 2, "one each"
+        assert sorted(line.closed for line in lines[2:4]) == [0, 1], "and one is kept"
+        anew = replace(SERVER, started=9.0)
+        assert await listing.ask(anew) is None
+        assert [line.closed for line in lines] == [1] * 5, "the one of the server before went"
+        await listing.close()
+        assert (len(made), [line.closed for line in lines]) == (5, [1] * 5)
+
+    asyncio.run(act())

@@ -1,7 +1,7 @@
 """The processes in which a server runs its models, asked themselves: slots, tokens, settings.
 
 Only on the server's own machine (or in its pod). Nothing that is asked takes a slot, wakes or prolongs a model: one
-connection to each runner and look, and one to the server for /api/ps, which names them.
+connection to each runner and look, and one to the server that is kept, for /api/ps, which names them.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from exporter.llama import Client, RunnerError, Wire
 from exporter.local import Local, Place, RunnerProcess, Usage
 from exporter.local.vigil import End, Vigil
 from exporter.model import Failed, Lack, Lacking, Partial, RunnerSettings, Sample, Watch, canonical
-from exporter.ollama import NAME_MAX, OllamaError, parse_ps
+from exporter.ollama import NAME_MAX
 from exporter.sources.runner.asking import ASK
 from exporter.sources.runner.counts import Meters, Missing
+from exporter.sources.runner.listing import Listing
 from exporter.sources.runner.present import present
 from exporter.sources.runner.seen import Key, Runner, key_of
 
 _T = TypeVar("_T")
 
-_PS_TIMEOUT = 2.0
 _ASKED_AT_ONCE = 8
 _AT_ONCE = 0.5
 """Seconds after its end in which a runner is not yet replaced, and its model not yet off the list for that."""
@@ -36,7 +36,6 @@ _READY_EVERY, _READY_WITHIN = 0.1, 5.0
 """Seconds in which a new runner is asked, again and again, whether it is ready: in a storm of swaps it is ended right
 after an answer. Each look asks it as well."""
 _READY_TIMEOUT = 0.25
-_REACHED_BY_LOOPBACK = frozenset({"127.0.0.1", "0.0.0.0", "::"})
 
 NAMELESS = Lack(
     "which model a runner holds: no manifest that can be read names its weights",
@@ -68,6 +67,7 @@ class RunnerSource:
         self._looking = threading.Lock()
         self._known: dict[Key, Runner] = {}
         self._has_looked = False
+        self._listing = Listing(wire)
         self._vigil = Vigil(machine, self._begin, self._end)
         self._tasks: set[asyncio.Task[None]] = set()
         self._missing = Missing()
@@ -81,7 +81,7 @@ class RunnerSource:
         runners = self._meet(here)
         at_once = asyncio.Semaphore(_ASKED_AT_ONCE)
         listed, *_ = await asyncio.gather(
-            self._listed(here.place), *(self._ask(runner, here.place, at_once) for runner in runners)
+            self._listing.ask(here.place), *(self._ask(runner, here.place, at_once) for runner in runners)
         )
         runners = [runner for runner in runners if not runner.foreign]
         unnamed = [runner for runner in runners if runner.blob and not runner.settled]
@@ -99,6 +99,7 @@ class RunnerSource:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._listing.close()
 
     # -- looking
 
@@ -187,9 +188,10 @@ class RunnerSource:
     async def _judge(self, runner: Runner, end: End) -> None:
         """Why it ended. Its server is asked first, and at once: what it lists may be another runner's in a moment."""
         loop = asyncio.get_running_loop()
-        asked, starved = loop.time(), self._machine.oom_kills() != self._oom_kills[0]
-        listed = await self._listed(end.place)
+        asked = loop.time()
+        listed = await self._listing.ask(end.place)
         late = loop.time() - asked > _AT_ONCE
+        starved = self._machine.oom_kills() != self._oom_kills[0]
         if runner.blob and not runner.settled and not runner.names:
             with suppress(LookupError, OSError, Lacking):
                 await asyncio.to_thread(self._find_names, end.place, [runner])
@@ -206,19 +208,6 @@ class RunnerSource:
             return False if names else None
         shared = any(other.blob == runner.blob and other.blob for other in self._known.values())
         return None if shared else True
-
-    async def _listed(self, place: Place) -> frozenset[str] | None:
-        """The models of /api/ps; None when they cannot be had just now: the scheduler may be stalled."""
-        port = next((port for address, port in place.addresses if address in _REACHED_BY_LOOPBACK), None)
-        if port is None:
-            return None
-        client = Client(self._wire(place, port), _PS_TIMEOUT)
-        try:
-            return frozenset(row.name for row in parse_ps(await client.get("/api/ps")).models)
-        except (RunnerError, OllamaError, LookupError, Lacking):
-            return None
-        finally:
-            await client.close()
 
     async def _ask(self, runner: Runner, place: Place, at_once: asyncio.Semaphore) -> None:
         async with at_once:
