@@ -5,7 +5,6 @@ The text is, byte for byte, what prometheus_client's own writers give for the sa
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterable, Iterator, Set
 from functools import cache
 
@@ -109,8 +108,7 @@ def render(snapshot: Snapshot, openmetrics: bool) -> bytes:
 
 
 def _columns(entries: Iterable[Entry]) -> Iterator[tuple[Family, tuple[bytes, ...]]]:
-    """Rows of text turned over: what each family has, in the order of the entries. One column after the other, so that
-    the processor has its blocks at hand when they are written."""
+    """Rows of text turned over: what each family has, in the order of the entries."""
     rows: dict[bytes, list[tuple[bytes, ...]]] = {vantage: [] for vantage in _EMPTY}
     for entry in entries:
         for row in entry.text:
@@ -137,16 +135,15 @@ def _by_family(samples: Iterable[Sample]) -> dict[Family, list[str]]:
 
 
 def _page(columns: Iterable[tuple[Family, tuple[bytes, ...]]], openmetrics: bool) -> bytes:
-    # Not b"".join(): what that notes of each piece beforehand is a third as large as the page, in memory as fresh.
     header = _openmetrics_header if openmetrics else _text_header
-    page = io.BytesIO()
+    parts: list[bytes] = []
     for family, column in columns:
         if any(column):
-            page.write(header(family))
-            page.writelines(column)
+            parts.append(header(family))
+            parts += column
     if openmetrics:
-        page.write(b"# EOF\n")
-    return page.getvalue()
+        parts.append(b"# EOF\n")
+    return b"".join(parts)
 
 
 def _lines(sample: Sample) -> Iterable[str]:
