@@ -38,9 +38,11 @@ def heading(title: str) -> None:
     say("Median (lowest to highest); x is the ratio of medians to the row marked 1.")
 
 
-def in_turns(contenders: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, Figure]:
+def in_turns(
+    contenders: Mapping[str, Callable[[], object]], rounds: int, between: Callable[[], None] | None = None
+) -> dict[str, Figure]:
     """Seconds that each contender takes, once a round, each round in another order: what disturbs one round disturbs
-    all of them. One call beforehand does not count."""
+    all of them. One call beforehand does not count, nor does what happens `between` two of them."""
     for contender in contenders.values():
         contender()
     taken: dict[str, list[float]] = {name: [] for name in contenders}
@@ -48,6 +50,8 @@ def in_turns(contenders: Mapping[str, Callable[[], object]], rounds: int) -> dic
     gc.collect()
     for _ in range(rounds):
         for name in names:
+            if between is not None:
+                between()
             started = time.perf_counter()
             result = contenders[name]()
             taken[name].append(time.perf_counter() - started)

@@ -10,10 +10,11 @@ import httpx
 from benchmarks import servers
 from exporter.exposition import encode
 from exporter.fleet import Observer
-from exporter.model import ApiSettings, Endpoint, Entry, Reading, Snapshot, Watch
+from exporter.model import ApiSettings, Endpoint, Entry, Reading, Watch
 from exporter.ollama import Client
 from exporter.sources import SOURCES
 from exporter.sources.api import ApiSource
+from exporter.store import Store
 
 
 def watch_of(name: str, url: str) -> Watch:
@@ -48,5 +49,10 @@ def encoded(readings: list[Reading]) -> dict[Watch, Entry]:
     return {reading.watch: encode(reading) for reading in readings}
 
 
-def snapshot(readings: list[Reading]) -> Snapshot:
-    return Snapshot(encoded(readings))
+def store(readings: list[Reading]) -> Store:
+    """As in the exporter, after a few rounds."""
+    made = Store(encode)
+    made.plan(reading.watch for reading in readings)
+    for reading in readings * 4:
+        made.put(reading)
+    return made

@@ -12,6 +12,7 @@ import gzip
 import tracemalloc
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from functools import partial
+from itertools import chain
 from typing import Any
 
 from isal import igzip
@@ -38,9 +39,8 @@ def main() -> None:
     rounds = 3 if quick else 7
     for count in (10, 100) if quick else (10, 100, 1000):
         readings = fleet.make(count)
-        page = fleet.snapshot(readings)
-        series = sum(entry.series for entry in page.entries.values())
-        say(f"\n# {count:,} servers, {series:,} series, {len(render(page, False)):,} bytes")
+        page = _Page(readings)
+        say(f"\n# {count:,} servers, {page.series:,} series, {len(page.scraped(False)):,} bytes")
         _pages(readings, page, rounds if quick else {10: 51, 100: 21}.get(count, rounds))
         if count >= 100:
             _stalls(readings, page, rounds)
@@ -53,29 +53,49 @@ def main() -> None:
 # --- the page --------------------------------------------------------------------------------------------------------
 
 
-def _pages(readings: list[Reading], page: Snapshot, rounds: int) -> None:
+class _Page:
+    """The exporter's, of a fleet that has been looked at a few times: what is new of a reading lies where there was
+    room, no more in the order of the page."""
+
+    def __init__(self, readings: list[Reading]) -> None:
+        self._store, self._late = fleet.store(readings), readings[-1]
+        self.series = sum(entry.series for entry in self.snapshot().entries.values())
+
+    def change(self) -> None:
+        """A reading arrives: nothing that was made for a scrape before holds any more."""
+        self._store.put(self._late)
+
+    def snapshot(self) -> Snapshot:
+        return self._store.snapshot
+
+    def scraped(self, openmetrics: bool) -> bytes:
+        return render(self.snapshot(), openmetrics)
+
+
+def _pages(readings: list[Reading], page: _Page, rounds: int) -> None:
     for form, openmetrics, generate in (
         ("text 0.0.4", False, generate_latest),
         ("OpenMetrics 1.0", True, generate_openmetrics),
     ):
         collector, objects = reference.collector(readings), reference.objects(readings)
-        _same(render(page, openmetrics), generate(collector), f"{form}: the collector's page is another one")
-        _same(_sorted(render(page, openmetrics)), _sorted(generate(objects)), f"{form}: the objects' lines are others")
+        _same(page.scraped(openmetrics), generate(collector), f"{form}: the collector's page is another one")
+        _same(_sorted(page.scraped(openmetrics)), _sorted(generate(objects)), f"{form}: the objects' lines are others")
         figures = in_turns(
             {
-                "ready blocks joined": partial(render, page, openmetrics),
+                "ready blocks joined": partial(page.scraped, openmetrics),
                 "all encoded afresh": partial(_afresh, readings, openmetrics),
                 COLLECTOR: partial(generate, collector),
                 OBJECTS: partial(generate, objects),
             },
             rounds,
+            page.change,
         )
         milliseconds = {name: figure / 1e-3 for name, figure in figures.items()}
         table(f"One page, {form}, {rounds} rounds", "ms", milliseconds, OBJECTS)
 
 
 def _afresh(readings: list[Reading], openmetrics: bool) -> bytes:
-    return render(fleet.snapshot(readings), openmetrics)
+    return render(Snapshot(fleet.encoded(readings)), openmetrics)
 
 
 def _same(ours: object, theirs: object, otherwise: str) -> None:
@@ -91,7 +111,7 @@ def _sorted(page: bytes) -> list[bytes]:
 # --- the event loop --------------------------------------------------------------------------------------------------
 
 
-def _stalls(readings: list[Reading], page: Snapshot, rounds: int) -> None:
+def _stalls(readings: list[Reading], page: _Page, rounds: int) -> None:
     """The longest delay that a ticker of 1 ms sees while one scrape is answered, the answer not sent anywhere."""
     objects = reference.objects(readings)
     ours = web.create_app(_Operator(page))  # type: ignore[arg-type]
@@ -107,6 +127,7 @@ def _stalls(readings: list[Reading], page: Snapshot, rounds: int) -> None:
 
     async def measure() -> None:
         for name in list(scrapes) * rounds:
+            page.change()
             longest[name].append(await _longest_delay(scrapes[name]) * 1e3)
 
     asyncio.run(measure())
@@ -116,15 +137,10 @@ def _stalls(readings: list[Reading], page: Snapshot, rounds: int) -> None:
 
 
 class _Operator:
-    """A fleet whose readings have changed at every scrape, so that no page is kept from the last one."""
-
     version = "0"
 
-    def __init__(self, page: Snapshot) -> None:
-        self._page = page
-
-    def snapshot(self) -> Snapshot:
-        return Snapshot(self._page.entries)
+    def __init__(self, page: _Page) -> None:
+        self.snapshot = page.snapshot
 
     def rendered(self, seconds: float, size: int) -> None:
         pass
@@ -185,34 +201,34 @@ async def _longest_delay(scrape: Callable[[], Awaitable[object]]) -> float:
 # --- compression -----------------------------------------------------------------------------------------------------
 
 
-def _gzip(snapshot: Snapshot, readings: list[Reading], rounds: int) -> None:
+def _gzip(page: _Page, readings: list[Reading], rounds: int) -> None:
     """Each after a join, as at a scrape."""
-    size = len(render(snapshot, False))
+    size = len(page.scraped(False))
     ways: dict[str, Callable[[bytes], bytes]] = {
         "not compressed": bytes,
-        "isal level 1 (the exporter)": lambda page: igzip.compress(page, 1, mtime=0),
+        "isal level 1 (the exporter)": lambda body: igzip.compress(body, 1, mtime=0),
         **{f"zlib level {level}": partial(_zlib, level) for level in (1, 6, 9)},
-        "zlib level 1, by server": lambda _: _by_server(snapshot),
+        "zlib level 1, by server": lambda _: _by_server(page.snapshot()),
     }
-    answers = {name: partial(_joined, snapshot, way) for name, way in ways.items()}
+    answers = {name: partial(_joined, page, way) for name, way in ways.items()}
     objects = reference.objects(readings)
-    figures = in_turns({**answers, OBJECTS: partial(generate_latest, objects)}, rounds)
+    figures = in_turns({**answers, OBJECTS: partial(generate_latest, objects)}, rounds, page.change)
     sizes = {name: f"{len(answer()) / size:.1%} of the page" for name, answer in answers.items()}
     milliseconds = {name: figure / 1e-3 for name, figure in figures.items()}
     table(f"Joining the page and compressing it, {rounds} rounds", "ms", milliseconds, OBJECTS, sizes)
 
 
-def _joined(snapshot: Snapshot, compress: Callable[[bytes], bytes]) -> bytes:
-    return compress(render(snapshot, False))
+def _joined(page: _Page, compress: Callable[[bytes], bytes]) -> bytes:
+    return compress(page.scraped(False))
 
 
-def _zlib(level: int, page: bytes) -> bytes:
-    return gzip.compress(page, level, mtime=0)
+def _zlib(level: int, body: bytes) -> bytes:
+    return gzip.compress(body, level, mtime=0)
 
 
 def _by_server(snapshot: Snapshot) -> bytes:
     """What could be kept of readings that arrive one by one. Its families would not stand together."""
-    return b"".join(_zlib(1, b"".join(entry.text.values())) for entry in snapshot.entries.values())
+    return b"".join(_zlib(1, b"".join(chain(*(row[1:] for row in entry.text)))) for entry in snapshot.entries.values())
 
 
 # --- memory ----------------------------------------------------------------------------------------------------------
@@ -223,12 +239,11 @@ def _memory(count: int) -> None:
     rows: dict[str, list[float]] = {}
     for _ in range(3):
         readings, bytes_readings = _kept(lambda: fleet.make(count))
-        page, bytes_page = _kept(partial(fleet.snapshot, readings))
+        page, bytes_page = _kept(partial(_Page, readings))
         _, bytes_objects = _kept(partial(reference.objects, readings))
-        series = sum(entry.series for entry in page.entries.values())
-        rows.setdefault("ready blocks", []).append(bytes_page / series)
-        rows.setdefault("ready blocks and their readings", []).append((bytes_page + bytes_readings) / series)
-        rows.setdefault(OBJECTS, []).append(bytes_objects / series)
+        rows.setdefault("ready blocks", []).append(bytes_page / page.series)
+        rows.setdefault("ready blocks and their readings", []).append((bytes_page + bytes_readings) / page.series)
+        rows.setdefault(OBJECTS, []).append(bytes_objects / page.series)
     figures = {name: Figure(tuple(values)) for name, values in rows.items()}
     table(f"Memory kept for each series, {count} servers", "bytes", figures, OBJECTS)
 

@@ -5,7 +5,7 @@ The text is, byte for byte, what prometheus_client's own writers give for the sa
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Set
 from functools import cache
 
 from prometheus_client import utils
@@ -13,6 +13,16 @@ from prometheus_client import utils
 from exporter import catalog
 from exporter.model import Distribution, Entry, Family, Reading, Sample, Snapshot
 
+_PLACES: dict[Family, tuple[bytes, int]] = {}
+"""Of each family: the vantage point that it is told from, and its place in the rows of that one."""
+_EMPTY: dict[bytes, list[bytes]] = {}
+"""A row of each vantage point, without text. The first place has its name."""
+for _family in catalog.FAMILIES:
+    _name = catalog.VANTAGE[_family].encode("ascii")
+    _row = _EMPTY.setdefault(_name, [_name])
+    _PLACES[_family] = _name, len(_row)
+    _row.append(b"")
+_EVERY = frozenset(catalog.FAMILIES)
 _OF_EACH_LOOK = frozenset(
     {catalog.SOURCE_UP, catalog.SOURCE_DURATION, catalog.SOURCE_LAST_ATTEMPT, catalog.SOURCE_LAST_SUCCESS}
 )
@@ -23,31 +33,47 @@ def encode(reading: Reading, before: Entry | None = None) -> Entry:
 
     `before` is the same watch's entry that this one replaces. What did not change since is not written again.
     """
-    kept = {} if before is None else _still_right(before, reading)
+    rows: dict[bytes, list[bytes]] = {}
     samples = [*reading.samples, *_look(reading)]
-    if catalog.SOURCE_FAILURES not in kept:
+    stale = _EVERY if before is None else _stale(before.reading, reading)
+    if catalog.SOURCE_FAILURES in stale:
         samples += _failures(reading)
-    lines: dict[Family, list[str]] = {}
-    for sample in samples:
-        if sample.family not in kept:
-            lines.setdefault(sample.family, []).extend(_lines(sample))
-    text = kept | {family: "".join(rows).encode("utf-8") for family, rows in lines.items()}
-    return Entry(reading, text, sum(block.count(b"\n") for block in text.values()))
+    if before is not None and stale is not _EVERY:
+        rows = _without(stale, before.text)
+        samples = [sample for sample in samples if sample.family in stale]
+    for family, lines in _by_family(samples).items():
+        vantage, place = _PLACES[family]
+        if vantage not in rows:
+            rows[vantage] = _EMPTY[vantage].copy()
+        rows[vantage][place] = "".join(lines).encode("utf-8")
+    text = tuple([tuple(row) for row in rows.values() if any(row[1:])])
+    return Entry(reading, text, sum([b"".join(row).count(b"\n") for row in text]))
 
 
-def _still_right(before: Entry, reading: Reading) -> dict[Family, bytes]:
-    """The text of families whose samples are the same objects as then; sources and meters give what did not change as
-    it was. Comparing their values would take longer, and take -0.0 for 0.0."""
-    then, now = before.reading.samples, reading.samples
+def _stale(before: Reading, reading: Reading) -> Set[Family]:
+    """Families whose text may be another one now. It is the same where all samples are the same objects as then;
+    sources and meters give what did not change as it was. Comparing their values would take longer, and take -0.0 for
+    0.0."""
+    then, now = before.samples, reading.samples
     if len(then) != len(now):
-        return {}
-    changed = set(_OF_EACH_LOOK)
-    if reading.blind or reading.failures is not before.reading.failures:
-        changed.add(catalog.SOURCE_FAILURES)
+        return _EVERY
+    stale = set(_OF_EACH_LOOK)
+    if reading.blind or reading.failures is not before.failures:
+        stale.add(catalog.SOURCE_FAILURES)
     for old, new in zip(then, now, strict=True):
         if old is not new:
-            changed |= {old.family, new.family}
-    return {family: text for family, text in before.text.items() if family not in changed}
+            stale |= {old.family, new.family}
+    return stale
+
+
+def _without(stale: Set[Family], text: Iterable[tuple[bytes, ...]]) -> dict[bytes, list[bytes]]:
+    """Rows to be completed, by the names of their vantage points."""
+    rows = {row[0]: list(row) for row in text}
+    for family in stale:
+        vantage, place = _PLACES[family]
+        if vantage in rows:
+            rows[vantage][place] = b""
+    return rows
 
 
 def vitals(reading: Reading) -> Iterator[Sample]:
@@ -78,16 +104,27 @@ def _failures(reading: Reading) -> Iterator[Sample]:
 
 def render(snapshot: Snapshot, openmetrics: bool) -> bytes:
     """The page: text format 0.0.4, or OpenMetrics 1.0. Families in the order of the catalogue."""
-    blocks: dict[Family, list[bytes]] = {family: [] for family in catalog.FAMILIES}
-    for entry in snapshot.entries.values():
-        for family, text in entry.text.items():
-            blocks[family].append(text)
-    return _page(blocks, openmetrics)
+    return _page(_columns(snapshot.entries.values()), openmetrics)
+
+
+def _columns(entries: Iterable[Entry]) -> Iterator[tuple[Family, tuple[bytes, ...]]]:
+    """Rows of text turned over: what each family has, in the order of the entries."""
+    rows: dict[bytes, list[tuple[bytes, ...]]] = {vantage: [] for vantage in _EMPTY}
+    for entry in entries:
+        for row in entry.text:
+            rows[row[0]].append(row)
+    columns = {vantage: zip(*those, strict=True) for vantage, those in rows.items() if those}
+    for names in columns.values():
+        next(names)
+    for family, (vantage, _) in _PLACES.items():
+        if vantage in columns:
+            yield family, next(columns[vantage])
 
 
 def page(samples: Iterable[Sample]) -> bytes:
     """A page of these samples alone, as text format 0.0.4."""
-    return _page({family: ["".join(rows).encode("utf-8")] for family, rows in _by_family(samples).items()}, False)
+    blocks = ((family, ("".join(lines).encode("utf-8"),)) for family, lines in _by_family(samples).items())
+    return _page(blocks, False)
 
 
 def _by_family(samples: Iterable[Sample]) -> dict[Family, list[str]]:
@@ -97,13 +134,13 @@ def _by_family(samples: Iterable[Sample]) -> dict[Family, list[str]]:
     return lines
 
 
-def _page(blocks: Mapping[Family, list[bytes]], openmetrics: bool) -> bytes:
+def _page(columns: Iterable[tuple[Family, tuple[bytes, ...]]], openmetrics: bool) -> bytes:
     header = _openmetrics_header if openmetrics else _text_header
     parts: list[bytes] = []
-    for family, texts in blocks.items():
-        if texts:
+    for family, column in columns:
+        if any(column):
             parts.append(header(family))
-            parts += texts
+            parts += column
     if openmetrics:
         parts.append(b"# EOF\n")
     return b"".join(parts)

@@ -337,10 +337,15 @@ class Reading:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Entry:
-    """A reading beside its text: per family, the ready lines of the page (UTF-8), and how many series they are."""
+    """A reading beside its text, and how many series that is.
+
+    `text`: a row for each vantage point of the catalogue that the reading tells from. First its name, then for each of
+    its families the ready lines (UTF-8), empty where the reading has none: rows of one vantage point are of one length,
+    so that those of a fleet can be turned into columns, a family each.
+    """
 
     reading: Reading
-    text: Mapping[Family, bytes]
+    text: tuple[tuple[bytes, ...], ...]
     series: int
 
 

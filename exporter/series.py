@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass, fields
-from importlib import import_module
 
 from exporter import catalog, ollamalog
 from exporter.environment import PROBLEMS
@@ -73,7 +72,7 @@ def count(source: str, switches: Switches = ALL_ON, names: Set[str] | None = Non
     sizes = {"fixed": sum(_lines(family, names) for family in _OF_EACH_WATCH), "loaded": 0, "installed": 0}
     sizes["fixed"] += len(SOURCES[source].reasons) * _lines(catalog.SOURCE_FAILURES, names)
     for family in catalog.FAMILIES:
-        if _VANTAGE.get(family) == source and (switches.inventory or family not in _INVENTORY):
+        if catalog.VANTAGE[family] == source and (switches.inventory or family not in _INVENTORY):
             sizes[_subject(family, source, switches)] += _children(family, source) * _lines(family, names)
     return Count(sizes["fixed"], sizes["loaded"], sizes["installed"])
 
@@ -81,15 +80,6 @@ def count(source: str, switches: Switches = ALL_ON, names: Set[str] | None = Non
 _OF_EACH_WATCH = (
     catalog.SOURCE_UP, catalog.SOURCE_DURATION, catalog.SOURCE_LAST_ATTEMPT, catalog.SOURCE_LAST_SUCCESS
 )  # fmt: skip
-_VANTAGE: Mapping[Family, str] = {
-    **{
-        family: source
-        for source in SOURCES
-        for family in vars(import_module(f"exporter.catalog.{source}")).values()
-        if isinstance(family, Family)
-    },
-    catalog.EXPORTER_DROPPED: "api",  # about the exporter, told by the source that drops
-}
 
 
 def _subject(family: Family, source: str, switches: Switches) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import cast
 
 from exporter.model import Entry, Reading, Snapshot, Watch
 
@@ -21,9 +22,13 @@ class Store:
     def snapshot(self) -> Snapshot:
         """The same object until something changes. Made when it is asked for: readings come more often than scrapes."""
         if self._snapshot is None:
-            entries = {watch: entry for watch, entry in self._places.items() if entry is not None}
-            awaited = tuple(watch for watch, entry in self._places.items() if entry is None)
-            self._snapshot = Snapshot(entries, awaited)
+            awaited: tuple[Watch, ...] = ()
+            if not self.complete():
+                awaited = tuple(watch for watch, entry in self._places.items() if entry is None)
+            entries = self._places.copy()  # to put them in one by one would be to hash every watch again
+            for watch in awaited:
+                del entries[watch]
+            self._snapshot = Snapshot(cast("dict[Watch, Entry]", entries), awaited)
         return self._snapshot
 
     def plan(self, watches: Iterable[Watch]) -> None:

@@ -63,6 +63,14 @@ def test_only_histograms_have_buckets_and_they_rise(family: Family) -> None:
     assert float("inf") not in family.buckets
 
 
+def test_a_family_is_told_from_where_its_file_and_its_name_say() -> None:
+    told = {family: vantage for family, vantage in catalog.VANTAGE.items() if family.name.startswith("ollama_host_")}
+    assert set(told.values()) == {"host"}
+    assert catalog.VANTAGE[catalog.EXPORTER_DROPPED] == "api"
+    assert catalog.VANTAGE[catalog.SOURCE_UP] == "source"
+    assert set(catalog.VANTAGE) == set(FAMILIES)
+
+
 def test_objectives_are_bucket_boundaries() -> None:
     assert {2.0, 5.0} <= set(catalog.CANARY_TTFT.buckets)
     assert {2.0, 5.0} <= set(catalog.CANARY_DURATION.buckets)

@@ -737,7 +737,7 @@ async def test_an_optional_source_that_never_saw_anything_is_blind_and_not_down(
     (reading,) = await readings_of(replace(watch(), optional=True), look_blindly, 1)
     assert reading.blind
     assert (reading.failure, reading.lacks, sum(reading.failures.values())) == (None, (LACK,), 0)
-    assert encode(reading).text == {}
+    assert encode(reading).text == ()
 
 
 @virtually

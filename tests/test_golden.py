@@ -14,7 +14,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 from exporter import catalog
-from exporter.exposition import encode, render
+from exporter.exposition import encode, render, vitals
 from exporter.fleet import Fleet
 from exporter.meter import Histogram
 from exporter.model import ApiSettings, CanarySettings, Endpoint, Snapshot, Watch
@@ -152,7 +152,8 @@ def test_promtool_finds_nothing(name: str, promtool: Path, pages: dict[str, Snap
 
 
 def test_the_scenarios_show_every_family_of_the_fleet(pages: dict[str, Snapshot]) -> None:
-    shown = {family for page in pages.values() for entry in page.entries.values() for family in entry.text}
+    readings = [entry.reading for page in pages.values() for entry in page.entries.values()]
+    shown = {sample.family for reading in readings for sample in (*reading.samples, *vitals(reading))}
     expected = {
         family
         for family in catalog.FAMILIES

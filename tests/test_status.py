@@ -40,7 +40,7 @@ def look(
 
 
 def snapshot(*readings: Reading) -> Snapshot:
-    return Snapshot({reading.watch: Entry(reading, {}, 0) for reading in readings})
+    return Snapshot({reading.watch: Entry(reading, (), 0) for reading in readings})
 
 
 def survey(*readings: Reading) -> Status:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from exporter.exposition import encode
-from exporter.model import Reading, Watch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from exporter import catalog
+from exporter.exposition import encode, render
+from exporter.model import Lack, Reading, Snapshot, Watch
 from exporter.store import Store
 
 A, B, C = (Watch(name, "api", 15.0, 16.0) for name in "abc")
@@ -50,6 +54,47 @@ def test_a_late_reading_of_a_dropped_watch_is_ignored() -> None:
     it.plan((B,))
     it.put(reading(A))
     assert not it.snapshot.entries
+
+
+OTHER = Watch("b", "canary", 15.0, 16.0)
+SAMPLES = [
+    catalog.UP(1.0, server="a"),
+    catalog.UP(0.0, server="a"),
+    catalog.LOADS_SEEN(3.0, server="a", model="m"),
+    catalog.LOADS_SEEN(4.0, server="a", model="n"),
+    catalog.EXPORTER_DROPPED(2.0, server="a"),
+    catalog.HOST_CPUS(8.0, host="h"),
+]
+readings = st.builds(
+    Reading,
+    watch=st.sampled_from([A, B, C, OTHER]),
+    at=st.floats(0, 1e10),
+    took=st.just(0.1),
+    samples=st.lists(st.sampled_from(SAMPLES), max_size=4).map(tuple),
+    failures=st.sampled_from([{}, {"timeout": 1}]),
+    lacks=st.sampled_from([(), (Lack("sight", "light"),)]),
+)
+plans = st.lists(st.sampled_from([A, B, C, OTHER]), unique=True)
+
+
+@given(st.lists(readings | plans, max_size=12))
+def test_whatever_came_and_went_the_page_is_that_of_the_last_readings(steps: list[Reading | list[Watch]]) -> None:
+    it, plan, last = store(), list[Watch](), dict[Watch, Reading]()
+    before = []
+    for step in steps:
+        if isinstance(step, Reading):
+            it.put(step)
+            last |= {step.watch: step} if step.watch in plan else {}
+        else:
+            it.plan(step)
+            plan, last = step, {watch: last[watch] for watch in step if watch in last}
+        taken = it.snapshot
+        anew = Snapshot({watch: encode(last[watch]) for watch in plan if watch in last})
+        before.append((taken, render(anew, openmetrics=False)))
+        assert render(taken, openmetrics=False) == before[-1][1]
+        assert taken.awaited == tuple(watch for watch in plan if watch not in last)
+    for taken, page in before:
+        assert render(taken, openmetrics=False) == page, "a snapshot has changed since"
 
 
 def test_it_is_complete_when_every_watch_was_read_once() -> None:

@@ -28,7 +28,7 @@ from exporter import catalog, listening
 from exporter.discovery import Listed
 from exporter.exposition import encode, render
 from exporter.listening import Server, bind
-from exporter.model import Distribution, Entry, Family, Reading, Snapshot, Watch
+from exporter.model import Distribution, Entry, Reading, Snapshot, Watch
 from exporter.negotiation import OPENMETRICS, TEXT
 from exporter.web import create_app
 
@@ -74,10 +74,9 @@ def snapshot(models: int = 1) -> Snapshot:
 
 
 def unrenderable() -> Snapshot:
-    """With a family that the catalogue does not have."""
+    """Told from where the catalogue does not know of."""
     watch = Watch("a", "api", every=5.0, within=5.0)
-    stranger = Family("stranger", "gauge", "Not in the catalogue.")
-    return Snapshot({watch: Entry(Reading(watch, 1000.0, 0.01), {stranger: b"stranger 1.0\n"}, 1)})
+    return Snapshot({watch: Entry(Reading(watch, 1000.0, 0.01), ((b"stranger", b"stranger 1.0\n"),), 1)})
 
 
 @dataclass
@@ -496,7 +495,7 @@ def test_the_status_page_refreshes_itself_until_it_is_paused() -> None:
 def test_half_a_character_in_a_name_breaks_no_page() -> None:
     watch = Watch("a", "api", every=5.0, within=5.0)
     samples = (catalog.LOADED_SIZE(1.0, server="a", model="half \ud800"),)
-    desk = Desk(shown=Snapshot({watch: Entry(Reading(watch, 1000.0, 0.01, samples), {}, 0)}))
+    desk = Desk(shown=Snapshot({watch: Entry(Reading(watch, 1000.0, 0.01, samples), (), 0)}))
     answer = asyncio.run(ask(create_app(desk), "/"))
     assert answer.code == 200
     assert b">half ?<" in answer.body

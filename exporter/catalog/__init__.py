@@ -4,8 +4,11 @@ A file for each vantage point, which the prefix of a name tells. HELP says where
 "poll" means the last reading of that source, whose time is `ollama_source_last_attempt_timestamp_seconds`.
 """
 
-# ruff: noqa: F403, I001 - the order of the imports is the order of the page
+# ruff: noqa: F403, F405, I001 - the order of the imports is the order of the page
 from __future__ import annotations
+
+from collections.abc import Mapping
+from types import ModuleType
 
 from exporter.catalog.probe import *
 from exporter.catalog.api import *
@@ -26,3 +29,15 @@ from exporter.model import Family
 
 FAMILIES: tuple[Family, ...] = tuple(value for value in list(globals().values()) if isinstance(value, Family))
 """Every family, in the order of the page."""
+
+VANTAGE: Mapping[Family, str] = {
+    **{
+        family: name
+        for name, file in list(globals().items())
+        if isinstance(file, ModuleType)
+        for family in vars(file).values()
+        if isinstance(family, Family)
+    },
+    EXPORTER_DROPPED: "api",  # about the exporter, told by the source that drops
+}
+"""Where each is told from: its file's name. What is told from one vantage point comes in one reading."""
