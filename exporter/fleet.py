@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 
+from exporter.deadline import Deadline
 from exporter.meter import Histogram
 from exporter.model import Failed, Lacking, Partial, Reading, Reason, Sample, Source, Watch
 
@@ -157,7 +158,7 @@ class Observer:
         loop = asyncio.get_running_loop()
         started = loop.time()
         try:
-            async with asyncio.timeout(self._watch.within):
+            async with Deadline(self._watch.within):
                 seen = await self._source.collect()
                 samples, lacks = (seen.samples, seen.lacks) if isinstance(seen, Partial) else (tuple(seen), ())
         except Failed as failed:

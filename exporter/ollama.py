@@ -32,6 +32,7 @@ import httpx
 
 from exporter import __version__
 from exporter.connection import Resolve, Transport
+from exporter.deadline import Deadline
 from exporter.model import Endpoint, Reason, canonical, is_cloud
 
 T = TypeVar("T")
@@ -472,7 +473,7 @@ class Client:
         clock = asyncio.get_running_loop().time
         started = clock()
         try:
-            async with asyncio.timeout(timeout):
+            async with Deadline(timeout):
                 response = await self._transport.handle_async_request(request)
                 try:
                     body = await _read(response)
