@@ -55,7 +55,9 @@ class Transport(httpx.AsyncBaseTransport):
         self._open: set[_Connection] = set()
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        head = _head(request)
+        head = request.extensions.get("head")
+        if head is None:  # a request that is sent again and again is written once
+            head = request.extensions["head"] = _head(request)
         content = await request.aread()
         connection = self._take() or await self._connect(request)
         try:
