@@ -27,7 +27,8 @@ import httpx
 from benchmarks import servers
 from benchmarks.figures import Figure, grid, heading, say, table
 from exporter.exposition import encode, render
-from exporter.fleet import Fleet, let_garbage_wait, next_due
+from exporter.fleet import Fleet, let_garbage_wait, next_due, settle, tick
+from exporter.loop import Loop
 from exporter.model import ApiSettings, Endpoint, Watch
 from exporter.sources import SOURCES, Surroundings, build
 from exporter.store import Store
@@ -42,6 +43,8 @@ OVER_HTTPX = "the same over httpx's transport"
 PER_SERVER = "httpx.AsyncClient, one a server"
 SHARED = "httpx.AsyncClient, one for all"
 CONTENDERS = {"ours": OURS, "over-httpx": OVER_HTTPX, "per-server": PER_SERVER, "shared": SHARED}
+
+OF_OURS = ("ours", "over-httpx")
 
 Poll = Callable[[], Awaitable[None]]
 
@@ -174,7 +177,9 @@ def _child(who: str, periods: int) -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     urls = json.loads(sys.stdin.buffer.read())
-    result = asyncio.run(_measure(who, urls, periods))
+    # Each on the loop that it has in its program.
+    with asyncio.Runner(loop_factory=Loop if who in OF_OURS else None) as runner:
+        result = runner.run(_measure(who, urls, periods))
     sys.stdout.write(json.dumps(result))
 
 
@@ -187,8 +192,7 @@ async def _measure(who: str, urls: list[str], periods: int) -> dict[str, Any]:
     result: dict[str, Any] = {"rss_before": _rss()}
     began = time.process_time()
     around = Surroundings(transport=_httpx_transport) if who == "over-httpx" else Surroundings()
-    ours = who in ("ours", "over-httpx")
-    stop = _ours(watches, tally, around) if ours else _httpx(watches, tally, shared=who == "shared")
+    stop = _ours(watches, tally, around) if who in OF_OURS else _httpx(watches, tally, shared=who == "shared")
     # Everybody's first poll begins within the first seconds, the second somewhere in the period after that.
     await asyncio.sleep(STARTED)
     while len(tally.late) < len(urls):  # noqa: ASYNC110 - nobody tells
@@ -219,13 +223,14 @@ def _ours(watches: list[Watch], tally: Tally, around: Surroundings) -> Poll:
     fleet = Fleet(partial(build, around=around), publish, lambda watch: SOURCES[watch.source].reasons, tally)  # type: ignore[arg-type]
     store.plan(watches)
     fleet.apply(watches)
-    running = asyncio.create_task(fleet.run())
+    running = [asyncio.create_task(fleet.run()), asyncio.create_task(settle(store.complete))]
 
     async def stop() -> None:
         if not store.complete() or not render(store.snapshot, False):
             raise SystemExit("some servers were never read")
-        running.cancel()
-        await asyncio.wait([running])
+        for task in running:
+            task.cancel()
+        await asyncio.wait(running)
 
     return stop
 
@@ -236,7 +241,8 @@ def _httpx_transport(_: Endpoint) -> httpx.AsyncBaseTransport:
 
 def _httpx(watches: list[Watch], tally: Tally, *, shared: bool) -> Poll:
     one = httpx.AsyncClient(timeout=5.0, trust_env=False) if shared else None
-    tasks = [asyncio.create_task(_loop(watch, one, tally, place)) for place, watch in enumerate(watches)]
+    step = tick(len(watches) / EVERY)
+    tasks = [asyncio.create_task(_loop(watch, one, tally, place, step)) for place, watch in enumerate(watches)]
 
     async def stop() -> None:
         for task in tasks:
@@ -249,7 +255,7 @@ def _httpx(watches: list[Watch], tally: Tally, *, shared: bool) -> Poll:
     return stop
 
 
-async def _loop(watch: Watch, shared: httpx.AsyncClient | None, tally: Tally, place: int) -> None:
+async def _loop(watch: Watch, shared: httpx.AsyncClient | None, tally: Tally, place: int, step: float) -> None:
     """The three requests on the fleet's own schedule, their answers decoded and kept; no more."""
     loop = asyncio.get_running_loop()
     client = shared or httpx.AsyncClient(timeout=5.0, trust_env=False)
@@ -267,7 +273,7 @@ async def _loop(watch: Watch, shared: httpx.AsyncClient | None, tally: Tally, pl
                 _ = [(await client.get(url + path)).json() for path in paths]
             except (httpx.HTTPError, ValueError):
                 tally.failed += 1
-            due = next_due(watch, loop.time(), watch.every)
+            due = next_due(watch, loop.time(), watch.every, step)
     finally:
         if shared is None:
             await client.aclose()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
 import os
 import signal
@@ -19,7 +18,7 @@ from exporter import __version__, listening, web
 from exporter.config import Config, ConfigError, plan
 from exporter.discovery import Discovery, Listed
 from exporter.exposition import encode
-from exporter.fleet import Fleet, let_garbage_wait
+from exporter.fleet import Fleet, let_garbage_wait, settle
 from exporter.logs import set_up as set_up_logging
 from exporter.loop import Loop
 from exporter.model import Secret, Snapshot
@@ -174,7 +173,7 @@ async def _run(
     config: Config, load: Load, *beside: Coroutine[None, None, None], around: Surroundings | None = None
 ) -> int:
     exporter, listen = Exporter(config, load, around), config.web.listen_address
-    beside = (*beside, _settle(exporter))
+    beside = (*beside, settle(exporter.ready))
     with _signals(exporter) as stop:
         try:
             async with serving(exporter, (listen.host, listen.port), *beside):
@@ -187,14 +186,6 @@ async def _run(
             log.error("cannot listen on %s: %s", listen, error)
             return 1
     return 0
-
-
-async def _settle(exporter: Exporter) -> None:
-    """Three quarters of what the first round of readings leaves are there to stay: whenever Python's garbage collector
-    does look, it need not look at these."""
-    while not exporter.ready():  # noqa: ASYNC110 - nobody tells
-        await asyncio.sleep(1.0)
-    gc.freeze()
 
 
 async def _demo(load: Callable[[str], Config], seed: int | None) -> int:

@@ -55,7 +55,9 @@ class Transport(httpx.AsyncBaseTransport):
         self._open: set[_Connection] = set()
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        head = _head(request)
+        head = request.extensions.get("head")
+        if head is None:  # a request that is sent again and again is written once
+            head = request.extensions["head"] = _head(request)
         content = await request.aread()
         connection = self._take() or await self._connect(request)
         try:
@@ -160,10 +162,10 @@ class _Connection(asyncio.Protocol):
         return self._keep and self._complete and not self._chunks and self._carrier is not None
 
     def close(self) -> None:
-        """At once: a close_notify that nobody answers would keep the socket for half a minute."""
-        self._parser = None
-        if self._carrier is not None:
-            self._carrier.abort()
+        """For good. What was raised keeps us by its traceback: if we kept it, the two would stay until Python's garbage
+        collector looks, with all that was read."""
+        self._abort()
+        self._error = None
 
     async def ask(self, request: bytes, bodiless: bool = False) -> None:
         """Send, and wait for the answer's head. `bodiless`: whatever it says of a body, there is none."""
@@ -193,6 +195,8 @@ class _Connection(asyncio.Protocol):
     async def _news(self) -> None:
         if self._error is not None:
             raise self._error
+        if self._carrier is None:
+            raise httpx.ReadError("the connection was closed")
         self._waiter = asyncio.get_running_loop().create_future()
         try:
             await self._waiter
@@ -202,6 +206,12 @@ class _Connection(asyncio.Protocol):
     def _tell(self) -> None:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
+
+    def _abort(self) -> None:
+        """At once: a close_notify that nobody answers would keep the socket for half a minute."""
+        self._parser = None
+        if self._carrier is not None:
+            self._carrier.abort()
 
     def _fail(self, error: httpx.TransportError, cause: BaseException | None) -> None:
         error.__cause__ = cause
@@ -221,7 +231,7 @@ class _Connection(asyncio.Protocol):
             self._keep = False
             if not self._complete and self._error is None:
                 self._fail(httpx.RemoteProtocolError("it spoke before it was asked"), None)
-            self.close()
+            self._abort()
             return
         self._bare += len(data)
         try:
@@ -230,11 +240,11 @@ class _Connection(asyncio.Protocol):
             self._keep = False
             if not self._complete:
                 self._fail(httpx.RemoteProtocolError("not HTTP"), error)
-                self.close()
+                self._abort()
                 return
         if self._bare > _BARE_MAX and not self._complete:
             self._fail(httpx.RemoteProtocolError("a head or a trailer without an end"), None)
-            self.close()
+            self._abort()
         elif self._ahead > _AHEAD_MAX and self._carrier is not None:
             self._carrier.pause_reading()
         self._tell()

@@ -27,6 +27,9 @@ _OF_EACH_LOOK = frozenset(
     {catalog.SOURCE_UP, catalog.SOURCE_DURATION, catalog.SOURCE_LAST_ATTEMPT, catalog.SOURCE_LAST_SUCCESS}
 )
 
+_MILLION = 1_000_000
+"""From there on numbers are written with an exponent."""
+
 
 def encode(reading: Reading, before: Entry | None = None) -> Entry:
     """The reading with its lines, grouped by family, and what follows from the reading itself (`vitals`).
@@ -34,20 +37,22 @@ def encode(reading: Reading, before: Entry | None = None) -> Entry:
     `before` is the same watch's entry that this one replaces. What did not change since is not written again.
     """
     rows: dict[bytes, list[bytes]] = {}
+    series = 0
     samples = [*reading.samples, *_look(reading)]
     stale = _EVERY if before is None else _stale(before.reading, reading)
     if catalog.SOURCE_FAILURES in stale:
         samples += _failures(reading)
     if before is not None and stale is not _EVERY:
-        rows = _without(stale, before.text)
+        rows, gone = _without(stale, before.text)
+        series = before.series - gone
         samples = [sample for sample in samples if sample.family in stale]
     for family, lines in _by_family(samples).items():
         vantage, place = _PLACES[family]
         if vantage not in rows:
             rows[vantage] = _EMPTY[vantage].copy()
         rows[vantage][place] = "".join(lines).encode("utf-8")
-    text = tuple([tuple(row) for row in rows.values() if any(row[1:])])
-    return Entry(reading, text, sum([b"".join(row).count(b"\n") for row in text]))
+        series += len(lines)
+    return Entry(reading, tuple([tuple(row) for row in rows.values() if any(row[1:])]), series)
 
 
 def _stale(before: Reading, reading: Reading) -> Set[Family]:
@@ -58,7 +63,7 @@ def _stale(before: Reading, reading: Reading) -> Set[Family]:
     if len(then) != len(now):
         return _EVERY
     stale = set(_OF_EACH_LOOK)
-    if reading.blind or reading.failures is not before.failures:
+    if reading.blind or before.blind or reading.failures is not before.failures:
         stale.add(catalog.SOURCE_FAILURES)
     for old, new in zip(then, now, strict=True):
         if old is not new:
@@ -66,14 +71,15 @@ def _stale(before: Reading, reading: Reading) -> Set[Family]:
     return stale
 
 
-def _without(stale: Set[Family], text: Iterable[tuple[bytes, ...]]) -> dict[bytes, list[bytes]]:
-    """Rows to be completed, by the names of their vantage points."""
-    rows = {row[0]: list(row) for row in text}
+def _without(stale: Set[Family], text: Iterable[tuple[bytes, ...]]) -> tuple[dict[bytes, list[bytes]], int]:
+    """Rows to be completed, by the names of their vantage points, and how many series they have lost."""
+    rows, gone = {row[0]: list(row) for row in text}, 0
     for family in stale:
         vantage, place = _PLACES[family]
         if vantage in rows:
+            gone += rows[vantage][place].count(b"\n")
             rows[vantage][place] = b""
-    return rows
+    return rows, gone
 
 
 def vitals(reading: Reading) -> Iterator[Sample]:
@@ -130,7 +136,13 @@ def page(samples: Iterable[Sample]) -> bytes:
 def _by_family(samples: Iterable[Sample]) -> dict[Family, list[str]]:
     lines: dict[Family, list[str]] = {}
     for sample in samples:
-        lines.setdefault(sample.family, []).extend(_lines(sample))
+        rows = lines.get(sample.family)
+        if rows is None:
+            rows = lines[sample.family] = []
+        if isinstance(sample.value, Distribution):
+            rows += _histogram_lines(sample.family, sample.labels, sample.value)
+        else:
+            rows.append(f"{_named(sample.family, sample.labels)} {_number(sample.value)}\n")
     return lines
 
 
@@ -146,25 +158,26 @@ def _page(columns: Iterable[tuple[Family, tuple[bytes, ...]]], openmetrics: bool
     return b"".join(parts)
 
 
-def _lines(sample: Sample) -> Iterable[str]:
-    family, value = sample.family, sample.value
-    if isinstance(value, Distribution):
-        return _histogram_lines(family, sample.labels, value)
-    return (f"{family.name}{_braced(family, sample.labels)} {_number(value)}\n",)
-
-
-def _histogram_lines(family: Family, labels: tuple[str, ...], value: Distribution) -> Iterator[str]:
+def _histogram_lines(family: Family, labels: tuple[str, ...], value: Distribution) -> list[str]:
     before, after = _around_le(family, labels)
-    for bound, count in zip(_bounds(family), value.counts, strict=True):
-        yield f'{family.name}_bucket{{{before}le="{bound}"{after}}} {_count(count)}\n'
-    braces = _braced(family, labels)
-    yield f"{family.name}_count{braces} {_count(value.counts[-1])}\n"
-    yield f"{family.name}_sum{braces} {_number(value.total)}\n"
+    start, end = f"{family.name}_bucket{{{before}", f"{after}}} "
+    counts = zip(_bounds(family), value.counts, strict=True)
+    rows = [
+        f"{start}{le}{end}{count}.0\n" if count < _MILLION else _large(start, le, end, count) for le, count in counts
+    ]
+    braces = _named(family, labels).removeprefix(family.name)
+    rows.append(f"{family.name}_count{braces} {_number(value.counts[-1])}\n")
+    rows.append(f"{family.name}_sum{braces} {_number(value.total)}\n")
+    return rows
+
+
+def _large(start: str, le: str, end: str, count: int) -> str:
+    return f"{start}{le}{end}{_number(count)}\n"
 
 
 @cache
 def _bounds(family: Family) -> tuple[str, ...]:
-    return (*map(_number, family.buckets), "+Inf")
+    return tuple(f'le="{bound}"' for bound in (*map(_number, family.buckets), "+Inf"))
 
 
 @cache
@@ -173,25 +186,31 @@ def _order(family: Family) -> tuple[tuple[str, int], ...]:
     return tuple(sorted((name, place) for place, name in enumerate(family.labels)))
 
 
-def _braced(family: Family, labels: tuple[str, ...]) -> str:
-    if not labels:
-        return ""
-    return "{" + ",".join([f'{name}="{_escape(labels[place])}"' for name, place in _order(family)]) + "}"
+@cache
+def _form(family: Family) -> str:
+    """A series' name, to be filled with its labels' values."""
+    return family.name + ("{" + ",".join([f'{name}="%s"' for name, _ in _order(family)]) + "}" if family.labels else "")
+
+
+def _named(family: Family, labels: tuple[str, ...]) -> str:
+    values = tuple([labels[place] for _, place in _order(family)])
+    text = _form(family) % values
+    if text.count('"') == 2 * len(values) and "\\" not in text and "\n" not in text:
+        return text
+    return _form(family) % tuple(map(_escape, values))
 
 
 def _around_le(family: Family, labels: tuple[str, ...]) -> tuple[str, str]:
     """The labels that sort before and after `le`, each with its comma."""
     pairs = [(name, f'{name}="{_escape(labels[place])}"') for name, place in _order(family)]
-    before = "".join(f"{text}," for name, text in pairs if name < "le")
-    after = "".join(f",{text}" for name, text in pairs if name > "le")
+    before = "".join([f"{text}," for name, text in pairs if name < "le"])
+    after = "".join([f",{text}" for name, text in pairs if name > "le"])
     return before, after
 
 
-def _count(value: int) -> str:
-    return f"{value}.0" if 0 <= value < 1_000_000 else _number(value)
-
-
 def _number(value: float) -> str:
+    if type(value) is float and -_MILLION < value < _MILLION:
+        return repr(value)  # as the library writes them
     text: str = utils.floatToGoString(value)  # type: ignore[no-untyped-call]
     return text
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from itertools import accumulate, product
 from typing import cast
 
@@ -68,46 +69,51 @@ class Histogram:
     def __init__(self, family: Family, **fixed: str) -> None:
         self._family, self._fixed = family, fixed
         self._free = tuple(name for name in family.labels if name not in fixed)
-        self._counts: dict[tuple[str, ...], list[int]] = {}
-        self._sums: dict[tuple[str, ...], float] = {}
-        self._samples: dict[tuple[str, ...], Sample] = {}
+        self._children: dict[tuple[str, ...], _Child] = {}
 
     def observe(self, value: float, /, **labels: str) -> None:
         if not 0 <= value < float("inf"):
             raise ValueError(f"{self._family.name} cannot observe {value}")
         key = self._key(labels)
-        counts = self._counts.get(key)
-        if counts is None:
-            counts = self._counts[key] = [0] * (len(self._family.buckets) + 1)
-            self._sums[key] = 0.0
-        counts[bisect_left(self._family.buckets, value)] += 1
-        self._sums[key] += value
-        self._samples.pop(key, None)
+        child = self._children.get(key) or self._begin(key)
+        child.counts[bisect_left(self._family.buckets, value)] += 1
+        child.total += value
+        child.sample = None
 
     def zero(self, **vocabularies: Iterable[str]) -> None:
         """Create every combination of the given label values empty, leaving those that exist."""
         for values in product(*(tuple(vocabularies[name]) for name in self._free)):
-            if values not in self._counts:
-                self._counts[values] = [0] * (len(self._family.buckets) + 1)
-                self._sums[values] = 0.0
+            if values not in self._children:
+                self._begin(values)
 
     def keep(self, label: str, values: frozenset[str]) -> None:
         """Forget the children whose `label` is none of `values`: their subject is gone."""
         place = self._free.index(label)
-        for key in [key for key in self._counts if key[place] not in values]:
-            del self._counts[key], self._sums[key]
-            self._samples.pop(key, None)
+        self._children = {key: child for key, child in self._children.items() if key[place] in values}
 
     def samples(self) -> Iterator[Sample]:
-        for key, counts in self._counts.items():
-            sample = self._samples.get(key)
-            if sample is None:
-                state = Distribution(tuple(accumulate(counts)), self._sums[key])
-                sample = self._family(state, **self._fixed, **dict(zip(self._free, key, strict=True)))
-                self._samples[key] = sample
-            yield sample
+        for child in self._children.values():
+            if child.sample is None:
+                state = Distribution(tuple(accumulate(child.counts)), child.total)
+                child.sample = Sample(self._family, child.labels, state)
+            yield child.sample
+
+    def _begin(self, key: tuple[str, ...]) -> _Child:
+        labels = self._family(0.0, **self._fixed, **dict(zip(self._free, key, strict=True))).labels
+        child = self._children[key] = _Child(labels, [0] * (len(self._family.buckets) + 1))
+        return child
 
     def _key(self, labels: dict[str, str]) -> tuple[str, ...]:
         if len(labels) != len(self._free):
             raise TypeError(f"{self._family.name} takes {self._free} here, got {sorted(labels)}")
         return tuple([labels[name] for name in self._free])
+
+
+@dataclass(slots=True, eq=False)
+class _Child:
+    """What was observed under these labels, and the sample made of it, until more is."""
+
+    labels: tuple[str, ...]
+    counts: list[int]
+    total: float = 0.0
+    sample: Sample | None = None

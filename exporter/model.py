@@ -309,6 +309,15 @@ class Watch:
     within: float
     settings: Hashable = None
     optional: bool = False
+    _hash: int = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """Made once: each poll looks itself up half a dozen times, and settings are deep."""
+        told = (self.server, self.source, self.every, self.within, self.settings, self.optional)
+        object.__setattr__(self, "_hash", hash(told))
+
+    def __hash__(self) -> int:
+        return self._hash
 
 
 @dataclass(frozen=True, slots=True, eq=False)

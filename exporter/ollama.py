@@ -32,6 +32,7 @@ import httpx
 
 from exporter import __version__
 from exporter.connection import Resolve, Transport
+from exporter.deadline import Deadline
 from exporter.model import Endpoint, Reason, canonical, is_cloud
 
 T = TypeVar("T")
@@ -251,7 +252,7 @@ def _durations(fields: dict[str, Any]) -> dict[str, Any]:
 
 def _object(body: bytes) -> dict[str, Any]:
     try:
-        value = json.loads(body.decode("utf-8"), parse_constant=_no_constant)
+        value = _JSON.decode(body.decode("utf-8"))
     except (ValueError, RecursionError) as error:
         raise BadAnswer("decode", type(error).__name__) from None
     if not isinstance(value, dict):
@@ -261,6 +262,9 @@ def _object(body: bytes) -> dict[str, Any]:
 
 def _no_constant(name: str) -> None:
     raise ValueError(f"{name} is not JSON")
+
+
+_JSON = json.JSONDecoder(parse_constant=_no_constant)
 
 
 def _named_rows(body: bytes, count: _Rejections) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -472,12 +476,12 @@ class Client:
         clock = asyncio.get_running_loop().time
         started = clock()
         try:
-            async with asyncio.timeout(timeout):
+            async with Deadline(timeout):
                 response = await self._transport.handle_async_request(request)
                 try:
                     body = await _read(response)
                 finally:
-                    await response.aclose()
+                    await cast(httpx.AsyncByteStream, response.stream).aclose()
         except TimeoutError:
             raise TimedOut(f"no complete answer in {timeout:g} s") from None
         except (httpx.HTTPError, OSError, UnicodeError) as error:

@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import socket
 import ssl
+import weakref
 from collections.abc import AsyncIterable, AsyncIterator, Iterable
 from typing import Any, cast
 
@@ -256,6 +258,27 @@ BAD: dict[str, tuple[Script, str]] = {
 async def test_a_bad_answer_has_its_reason_and_costs_its_connection(case: str) -> None:
     script, reason = BAD[case]
     assert translate(await failure(script)).reason == reason
+
+
+@pytest.mark.parametrize("case", BAD)
+async def test_a_bad_answer_leaves_nothing_to_the_garbage_collector(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = connection._Connection.connection_made
+    alive: list[weakref.ref[connection._Connection]] = []
+
+    def noted(self: connection._Connection, transport: asyncio.BaseTransport) -> None:
+        alive.append(weakref.ref(self))
+        made(self, transport)
+
+    monkeypatch.setattr(connection._Connection, "connection_made", noted)
+    gc.disable()
+    try:
+        async with Wire({"/": BAD[case][0]}) as server, opened(Transport()) as it:
+            with contextlib.suppress(httpx.TransportError):
+                await ask(it, server.url)
+            await server.idle()
+        assert [each() for each in alive] == [None]
+    finally:
+        gc.enable()
 
 
 async def test_a_server_that_speaks_first_speaks_no_http() -> None:

@@ -24,7 +24,7 @@ import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
-from exporter import catalog
+from exporter import catalog, ollama
 from exporter.exposition import encode, render
 from exporter.fleet import Fleet, Observer
 from exporter.meter import Histogram
@@ -593,14 +593,14 @@ async def test_an_answer_for_which_there_is_no_memory_is_too_large(monkeypatch: 
         await it.poll()
         before = it.page()
         wire.routes["/api/ps"] = [json_answer({"models": []})]
-        loads = json.loads
+        decode = ollama._JSON.decode
 
-        def give_up(text: str, **how: Any) -> Any:
+        def give_up(text: str) -> Any:
             if "models" in text:
                 raise MemoryError
-            return loads(text, **how)
+            return decode(text)
 
-        monkeypatch.setattr("exporter.ollama.json.loads", give_up)
+        monkeypatch.setattr(ollama._JSON, "decode", give_up)
         reading = await it.poll()
     assert reading.failure == "too_large"
     assert it.page().state() == "stalled"

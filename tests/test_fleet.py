@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from exporter import catalog
 from exporter.exposition import encode, render
-from exporter.fleet import Fleet, Observer, next_due
+from exporter.fleet import Fleet, Observer, next_due, tick
 from exporter.meter import Histogram
 from exporter.model import Distribution, Failed, Lack, Lacking, Partial, Reading, Reason, Sample, Watch
 from exporter.simulator import run_virtual, virtual_wall_clock
@@ -390,6 +390,35 @@ def test_looks_start_on_ticks(name: str, every: float, now: float) -> None:
     ticks = next_due(watch(name, every=every), now, every) / TICK
     if every >= 2 * TICK:
         assert ticks == pytest.approx(round(ticks), abs=1e-6)
+
+
+@given(st.floats(0, 10_000))
+def test_ticks_get_shorter_for_large_fleets_and_go_whole_into_the_longest(rate: float) -> None:
+    assert 0 < tick(rate) <= TICK
+    assert TICK / tick(rate) == pytest.approx(round(TICK / tick(rate)))
+    assert rate * tick(rate) <= 7 + 1e-6
+
+
+@given(names, st.sampled_from([1.0, 5.0, 15.0, 60.0]), st.floats(0, 1e6), st.floats(0, 10_000))
+def test_a_fleet_that_grows_moves_no_look_by_more_than_a_tick(name: str, every: float, now: float, rate: float) -> None:
+    it = watch(name, every=every)
+    moved = (next_due(it, now, every) - next_due(it, now, every, tick(rate))) % every
+    assert min(moved, every - moved) <= TICK + 1e-6
+
+
+@virtually
+async def test_the_looks_of_a_large_fleet_do_not_start_all_at_the_same_moments() -> None:
+    async with stage() as it:
+        it.keep_readings = False
+        it.apply(*(watch(f"server{n}") for n in range(5000)))
+        await until(25.0)
+        starts = Counter(round(start, 4) for source in it.built for start in source.started if start >= 15.0)
+        assert sum(starts.values()) / len(starts) < 10
+        assert max(starts.values()) < 30
+        last = it.built[0]
+        it.apply(last.watch)
+        await until(60.0)
+        assert last.started[-1] / TICK == pytest.approx(round(last.started[-1] / TICK), abs=1e-6)
 
 
 @given(names, st.sampled_from([1.0, 5.0, 15.0, 60.0]), st.floats(0, 1e6), st.floats(0.01, 100))

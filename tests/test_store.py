@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -92,9 +94,20 @@ def test_whatever_came_and_went_the_page_is_that_of_the_last_readings(steps: lis
         anew = Snapshot({watch: encode(last[watch]) for watch in plan if watch in last})
         before.append((taken, render(anew, openmetrics=False)))
         assert render(taken, openmetrics=False) == before[-1][1]
+        assert {w: e.series for w, e in taken.entries.items()} == {w: e.series for w, e in anew.entries.items()}
         assert taken.awaited == tuple(watch for watch in plan if watch not in last)
     for taken, page in before:
         assert render(taken, openmetrics=False) == page, "a snapshot has changed since"
+
+
+def test_a_source_that_was_blind_tells_its_failures_as_soon_as_it_sees() -> None:
+    failures = {"timeout": 1}
+    it = store()
+    it.plan([A])
+    blind = Reading(A, at=1.0, took=0.1, samples=(), failures=failures, lacks=(Lack("sight", "light"),))
+    for reading in (blind, replace(blind, lacks=())):
+        it.put(reading)
+    assert b'ollama_source_failures_total{reason="timeout"' in render(it.snapshot, openmetrics=False)
 
 
 def test_it_is_complete_when_every_watch_was_read_once() -> None:

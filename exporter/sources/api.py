@@ -67,7 +67,12 @@ class ApiSource:
         self._loaded: _Shown[LoadedModel] | None = None
         self._inventory: _Shown[InstalledModel] | None = None
         self._inventory_due = 0.0
+        self._digests: frozenset[str] = frozenset()
         self._orphans: frozenset[str] = frozenset()
+        # What seldom changes is the very sample of the last look, so that its text need not be made again.
+        self._build: tuple[str, Sample] | None = None
+        self._dropped: tuple[int, Sample] | None = None
+        self._busy: tuple[tuple[tuple[str, bool], ...], tuple[Sample, ...]] = (), ()
         self._durations = Histogram(catalog.API_DURATION, server=watch.server)
         self._durations.zero(api_endpoint=("/api/version", "/api/ps", "/api/tags"))
         self._rejected = Counter(catalog.REJECTED_VALUES, server=watch.server)
@@ -82,7 +87,9 @@ class ApiSource:
             state: State = "starting" if isinstance(error, TimedOut) else "down"
             raise Failed(error.reason, self._in_any(state)) from error
         self._timed("/api/version", version)
-        seen = [catalog.BUILD_INFO(1.0, server=self._server, version=version.value)]
+        if self._build is None or self._build[0] != version.value:
+            self._build = version.value, catalog.BUILD_INFO(1.0, server=self._server, version=version.value)
+        seen = [self._build[1]]
         if version.clock_offset is not None:
             seen.append(catalog.CLOCK_OFFSET(version.clock_offset, server=self._server))
         try:
@@ -128,6 +135,7 @@ class ApiSource:
         self._timed("/api/tags", answer)
         self._rejected.add(answer.value.rejected)
         self._inventory = self._show_installed(answer.value)
+        self._digests = frozenset(model.digest for model in answer.value.models)
         self._inventory_due = time_now + self._settings.inventory_every
         # A loaded model whose tag has gone stays unknown: asking again at every poll would not help.
         self._orphans = self._unknown(loaded)
@@ -135,8 +143,8 @@ class ApiSource:
         return None
 
     def _unknown(self, loaded: Iterable[LoadedModel]) -> frozenset[str]:
-        known = {model.digest for model in self._inventory.rows.models} if self._inventory else set()
-        return frozenset(model.digest for model in loaded if model.digest not in known)
+        known = self._digests if self._inventory else frozenset[str]()
+        return frozenset([model.digest for model in loaded if model.digest not in known])
 
     def _timed(self, path: str, answer: Answer[Any]) -> None:
         self._durations.observe(answer.took, api_endpoint=path)
@@ -160,14 +168,22 @@ class ApiSource:
         dropped = 0
         if loaded is not None:
             yield from loaded.samples
-            for name in loaded.labelled:
-                busy = self._residents.known_busy(name)
-                yield catalog.KNOWN_BUSY(float(busy), server=self._server, model=name)
+            yield from self._known_busy(loaded.labelled)
             dropped += loaded.dropped
         if self._inventory is not None:
             yield from self._inventory.samples
             dropped += self._inventory.dropped
-        yield catalog.EXPORTER_DROPPED(float(dropped), server=self._server)
+        if self._dropped is None or self._dropped[0] != dropped:
+            self._dropped = dropped, catalog.EXPORTER_DROPPED(float(dropped), server=self._server)
+        yield self._dropped[1]
+
+    def _known_busy(self, names: Iterable[str]) -> tuple[Sample, ...]:
+        states = tuple([(name, self._residents.known_busy(name)) for name in names])
+        if states != self._busy[0]:
+            server = self._server
+            samples = [catalog.KNOWN_BUSY(float(busy), server=server, model=name) for name, busy in states]
+            self._busy = states, tuple(samples)
+        return self._busy[1]
 
     def _show_loaded(self, rows: Rows[LoadedModel]) -> _Shown[LoadedModel]:
         labelled = self._labelled(rows.models)

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from exporter import catalog
-from exporter.model import ApiSettings, Reason
+from exporter.model import ApiSettings, Reason, Sample
 from exporter.ollama import Details, LoadedModel
 from exporter.simulator import GPT_OSS_CLOUD, LLAMA32_3B, TINYLLAMA, EngineConfig, Fault, ServerConfig
 from exporter.sources.api import STATES, Residents
@@ -307,3 +307,19 @@ def test_a_model_without_an_expiry_is_neither_busy_nor_used() -> None:
         it.see([resident(None)], at=at, clock=at)
     assert not it.known_busy("m:latest")
     assert {sample.value for sample in it.counters()} == {0.0}
+
+
+@virtually
+async def test_what_did_not_change_is_the_very_sample_of_the_last_look() -> None:
+    """Its text is not made again."""
+    same = (catalog.BUILD_INFO, catalog.KNOWN_BUSY, catalog.EXPORTER_DROPPED, catalog.LOADED_SIZE, catalog.UP)
+    async with stage("api") as it:
+        await it.ask(keep_alive="10m")
+        await it.run(60)
+
+        async def look() -> list[Sample]:
+            return [sample for sample in (await it.observe()).reading.samples if sample.family in same]
+
+        first, second = await look(), await look()
+        assert len(first) == len(same)
+        assert all(old is new for old, new in zip(first, second, strict=True))
