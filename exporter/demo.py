@@ -116,6 +116,9 @@ class SimMachine:
     def oom_kills(self) -> None:
         """The memory of what is only played never runs out."""
 
+    def killer(self, process: RunnerProcess) -> None:
+        """Nobody kills what is only played."""
+
     def environment(self, place: Place) -> Mapping[str, str]:
         config = self._resident(place).server.config
         told = {

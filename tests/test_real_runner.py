@@ -51,6 +51,9 @@ class Here(Local):
     def usage(self, process: RunnerProcess) -> Usage | None:
         return Machine().usage(process)
 
+    def killer(self, process: RunnerProcess) -> int | None:
+        return Machine().killer(process)
+
     def oom_kills(self) -> int | None:
         return Machine().oom_kills()
 

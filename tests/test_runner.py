@@ -71,6 +71,7 @@ class Here(Local):
         self.knows_names = True
         self.trouble: Exception | None = None
         self.killed_for_memory: int | None = 30
+        self.killed_by: int | None = None
         self.others: list[RunnerProcess] = []
 
     def place(self, url: str) -> Place:
@@ -93,6 +94,9 @@ class Here(Local):
     def usage(self, process: RunnerProcess) -> Usage | None:
         child = next((child for child in self.children.now() if child.pid == process.pid), None)
         return Usage(child.resident_bytes, child.cpu_seconds) if child else None
+
+    def killer(self, process: RunnerProcess) -> int | None:
+        return self.killed_by
 
     def oom_kills(self) -> int | None:
         return self.killed_for_memory
@@ -512,6 +516,25 @@ async def test_runners_that_come_and_go_between_two_looks_are_counted_each_once(
         assert seen(catalog.RUNNER_STARTS, model=LLAMA) == 1.0
         assert ends(seen, LLAMA) == none_but()
         assert seen(catalog.RUNNER_PROCESSES, model=TINY) is None
+
+
+@virtually
+async def test_who_killed_a_runner_is_known_tells_why_it_ended() -> None:
+    async with stage(config(replace(TINYLLAMA, load_seconds=0.6))) as it:
+
+        async def comes_and_goes() -> dict[str, float]:
+            await it.ask(tokens=30, keep_alive=0)
+            await asyncio.sleep(0.5)
+            return ends(await it.look(), TINY)
+
+        await it.look()
+        it.here.killed_for_memory = 31
+        it.here.killed_by = it.here.children.pid
+        assert await comes_and_goes() == none_but(unloaded=1.0)
+        it.here.killed_by = 4711
+        assert await comes_and_goes() == none_but(unloaded=1.0, died=1.0)
+        it.here.killed_by = 0  # the kernel
+        assert await comes_and_goes() == none_but(unloaded=1.0, died=2.0)
 
 
 @virtually

@@ -136,8 +136,9 @@ RUNNER_ENDS = Family(
     "Runners of a model that ended, by reason. died: its server still listed the model, or its exit status tells of a"
     " failure (Linux 6.15 and newer). unloaded: /api/ps, asked at its end, no longer listed the model. unknown: /api/ps did"
     " not answer, as when Ollama itself ends, or the runner was not seen ready before, or the kernel's out-of-memory killer"
-    " was at work on the machine. Where somebody waits for its place, Ollama takes a runner that was killed off the list"
-    " before /api/ps is answered: died by SIGKILL can pass for unloaded then. Absent where processes are not"
+    " was at work on the machine. Where the exporter may see who kills (root, or CAP_PERFMON and tracefs), that decides."
+    " Elsewhere Ollama, if somebody waits for its place, may take a runner that was killed off the list before /api/ps is"
+    " answered: died by SIGKILL can pass for unloaded then. Absent where processes are not"
     " visible; those left behind by a server that died are not counted.",
     (*_SM, "reason"),
 )  # fmt: skip

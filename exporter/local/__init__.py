@@ -141,6 +141,10 @@ class Local(Protocol):
         """Processes that the kernel has killed on this machine because memory ran out, since it was started; None
         where it does not tell. Takes no thread: 0.1 ms."""
 
+    def killer(self, process: RunnerProcess) -> int | None:
+        """Who has ended it by SIGKILL: a process, or 0 for the kernel itself. None where nobody did, or it cannot be
+        told from here. Takes no thread."""
+
     def environment(self, place: Place) -> Mapping[str, str]:
         """The environment of `ollama serve`: names that begin with OLLAMA_ or LLAMA_, those of visible GPUs, the few
         that say where its models are; never another, and without the value of what sounds like a key, because secrets

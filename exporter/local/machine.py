@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from exporter.local import (
     Births,
@@ -26,6 +26,7 @@ from exporter.local import (
     sockets,
 )
 from exporter.local.blobs import Blobs, Store
+from exporter.local.kills import Kills, kills
 from exporter.local.processes import Table
 from exporter.local.sockets import Established, Listener
 from exporter.local.whereis import Finder
@@ -53,11 +54,13 @@ class Machine:
         table: Table | None = None,
         finder: Finder | None = None,
         clock: Callable[[], float] = time.monotonic,
+        kills: Callable[[], Kills | None] = kills,
     ) -> None:
         self._proc, self._clock = proc, clock
         self._table = table or Table()
         self._finder = finder or Finder(self._table, proc)
         self._blobs = Blobs(clock)
+        self._kills = kills
         self._lock = threading.Lock()
         self._places: dict[str, tuple[float, Place]] = {}
 
@@ -92,6 +95,7 @@ class Machine:
         if place.pid is None:
             return self._by_ports(place)
         self._check(place)
+        self._kills()  # what is killed before somebody looks is not told
         found = self._table.ollama()
         return tuple(processes.runner(one) for one in found if one.role == "runner" and one.parent == place.pid)
 
@@ -108,6 +112,11 @@ class Machine:
         with suppress(OSError, ValueError, IndexError):  # no such file, or no such line: before Linux 4.13
             return int((self._proc / "vmstat").read_text("ascii").split("\noom_kill ", 1)[1].split("\n", 1)[0])
         return None
+
+    def killer(self, process: RunnerProcess) -> int | None:
+        kills = self._kills() if process.pid is not None and process.started is not None else None
+        kill = kills.of(cast(int, process.pid), cast(float, process.started)) if kills else None
+        return None if kill is None else kill.by or 0
 
     def environment(self, place: Place) -> Mapping[str, str]:
         if place.pid is None:

@@ -47,15 +47,18 @@ class End:
     at_once: bool
     handle: Handle | None
 
-    def why(self, listed: bool | None, ready: bool, starved: bool = False) -> Why:
+    def why(self, listed: bool | None, ready: bool, starved: bool = False, killer: int | None = None) -> Why:
         """`listed`: its server still lists its model, asked after the end; None when that cannot be told. `ready`: it
         had its model loaded before. `starved`: just now the kernel has killed somebody, because memory had run out.
+        `killer`: who has ended it by SIGKILL, as far as that is seen, and its server went on.
 
         Ollama takes a model off its list before it lets anybody read that, so what is still listed ended without it.
         What was never ready ends unlisted in any case: Ollama gave up, or it failed, or was killed. And where somebody
         waits for its place, a runner that was killed is off the list as soon as Ollama has noticed.
         """
         status = self.handle.status() if self.handle else None
+        if killer is not None:
+            return "unloaded" if killer == self.place.pid else "died"
         if listed or (status is not None and self._failed(status, answered=listed is not None)):
             return "died"
         return "unloaded" if listed is False and ready and self.at_once and not starved else "unknown"

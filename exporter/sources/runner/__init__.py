@@ -197,7 +197,8 @@ class RunnerSource:
                 await asyncio.to_thread(self._find_names, end.place, [runner])
         runner.choose_name(listed)
         there = self._is_listed(runner, listed)
-        self._meters.ended(runner, end.why(None if late and not there else there, runner.ready, starved))
+        killer = None if listed is None else self._machine.killer(runner.process)
+        self._meters.ended(runner, end.why(None if late and not there else there, runner.ready, starved, killer))
 
     def _is_listed(self, runner: Runner, listed: frozenset[str] | None) -> bool | None:
         """None where it cannot be told: the names of its weights are not known, or are another living runner's."""
