@@ -130,6 +130,16 @@ def test_a_refusal_is_an_answer_though_its_client_used_to_wait() -> None:
     assert users.look([_asking(1, 3, 900 + _BUSY, 1.4)]).idle == 1
 
 
+def test_who_only_seems_to_wait_does_not_once_all_slots_have_been_free_for_a_while() -> None:
+    users = Users()
+    users.look([connection(received=200)])
+    for free_for, ago, unanswered in ((60.0, 5.0, 1), (9.0, 60.0, 1), (11.0, 60.0, 0), (0.0, 70.0, 0)):
+        seen = replace(TIE, last_received=ago, last_sent=ago, last_acknowledged=ago)
+        assert len(users.look([seen], free_for).unanswered) == unanswered
+    surely = connection(cookie=2, sent=900, last_received=60.0, last_sent=70.0)
+    assert len(users.look([surely], 60.0).unanswered) == 1, "a request that is lost"
+
+
 def test_an_error_as_long_as_a_refusal_that_ends_a_wait_is_none_and_who_asks_again_at_once_waits() -> None:
     users, other = Users(), _asking(2, 1, 0, 9.0)
     users.look([other, _asking(1, 1, 900, 0.6, 3.0)])
@@ -488,6 +498,32 @@ def test_what_runners_tell_and_do_not_tell(
             assert (seen(catalog.SOCKETS_WAITING) is None) == (bounds[0] is None)
 
     act()
+
+
+@virtually
+async def test_all_slots_have_to_be_free_at_each_poll_for_a_while() -> None:
+    free = b'[{"id":0,"is_processing":false}]'
+    says = {"free": Answers(200, free), "busy": Answers(200, free.replace(b"false", b"true"))}
+    now = "busy"
+    book = Book(connection(received=200, last_received=1.0, last_sent=1.0))
+    book.runners_now = (RunnerProcess(1, 9),)
+    async with looking(book, lambda place, port: says[now]) as look:
+
+        async def unanswered(ago: float) -> float | None:
+            book.connections_now = (replace(TIE, last_received=ago, last_sent=ago, last_acknowledged=ago),)
+            seen = (await look())(catalog.SOCKETS_UNANSWERED)
+            await asyncio.sleep(5.0)
+            return seen
+
+        book.connections_now = (connection(received=200),)
+        await look()
+        assert await unanswered(1.0) == 1
+        now = "free"
+        assert [await unanswered(ago) for ago in (20.0, 25.0)] == [1, 1]
+        now = "busy"
+        assert await unanswered(30.0) == 1
+        now = "free"
+        assert [await unanswered(ago) for ago in (35.0, 40.0, 45.0)] == [1, 1, 0]
 
 
 @virtually

@@ -45,6 +45,9 @@ _REFUSALS = frozenset({216, 217, 218, 273, 274, 275})
 _REFUSES_FOR = 50
 """Looks after a refusal within which the next is to be expected."""
 _TALLY_MAX = 8
+_DOUBT = 10.0
+"""Seconds. Who may wait or not, by what came within one tick, does not if all slots have been free for so long: a
+request that is lost is rarer than a client that was told twice at once that the queue is full, and went home."""
 _RUNNER_TIMEOUT = 2.0
 
 NO_SLOTS = Lack(
@@ -82,6 +85,7 @@ class SocketsSource:
         self._between: asyncio.Task[None] | None = None
         self._place: Place | None = None
         self._looked_at: float | None = None
+        self._free_since: float | None = None
         self._most = 0
 
     async def collect(self) -> Iterable[Sample] | Partial:
@@ -90,15 +94,15 @@ class SocketsSource:
             async with self._turn:
                 self._place = await self._ask(self._machine.place, self._url)
                 work, lacks = await self._at_work(self._place)
-                seen, connections = await self._look(self._place)
+                seen, connections = await self._look(self._place, self._free_for(work))
         except (LookupError, OSError):
-            self._place = self._looked_at = None
+            self._place = self._looked_at = self._free_since = None
             raise Failed("unavailable", self._seconds.samples()) from None
         except Lacking as lacking:
-            self._place = self._looked_at = None
+            self._place = self._looked_at = self._free_since = None
             raise Lacking(lacking.lack.what, lacking.lack.remedy, self._seconds.samples()) from None
         except BaseException:
-            self._place = self._looked_at = None
+            self._place = self._looked_at = self._free_since = None
             raise
         most, self._most = max(self._most, len(seen.unanswered)), 0
         if self._between is None:
@@ -155,9 +159,18 @@ class SocketsSource:
             between, self._between = self._between, None
             between.result()
 
-    async def _look(self, place: Place) -> tuple[Seen, Connections]:
+    def _free_for(self, work: AtWork | None) -> float:
+        """Seconds, by polls, for which no slot has been busy and nothing has been loaded."""
+        now = asyncio.get_running_loop().time()
+        if work is None or work.busy or not work.spare:
+            self._free_since = None
+            return 0.0
+        self._free_since = self._free_since if self._free_since is not None else now
+        return now - self._free_since
+
+    async def _look(self, place: Place, free_for: float = 0.0) -> tuple[Seen, Connections]:
         connections = await self._ask(self._machine.connections, place)
-        seen = self._users.look(connections.established)
+        seen = self._users.look(connections.established, free_for)
         now = asyncio.get_running_loop().time()
         if self._looked_at is not None:
             self._seconds.add(len(seen.unanswered) * (now - self._looked_at))
@@ -305,7 +318,8 @@ class Users:
         """Some were, lately: the queue is full."""
         return self._refuses_for > 0
 
-    def look(self, connections: Iterable[Connection]) -> Seen:
+    def look(self, connections: Iterable[Connection], free_for: float = 0.0) -> Seen:
+        """`free_for`: seconds for which all slots have been free."""
         connections = tuple(connections)
         streaming_within = self._streaming_within(connections)
         known: dict[int, _Known] = {}
@@ -316,7 +330,7 @@ class Users:
         # Where nobody waits no queue is full, and what is so short is but another answer.
         self._refuses_for = _REFUSES_FOR if refused and waited > 1 else max(0, self._refuses_for - 1)
         for one in connections:
-            now = known[one.cookie] = self._judge(one, streaming_within)
+            now = known[one.cookie] = self._judge(one, streaming_within, free_for)
             if now.unanswered:
                 unanswered[one.own].append(one.last_received)
             elif now.streaming:
@@ -334,7 +348,7 @@ class Users:
         self._gap = max(self._gap * _GAP_FADES, *gaps, 0.0)
         return min(max(STREAMING_MIN, _GAPS * self._gap), STREAMING_MAX)
 
-    def _judge(self, one: Connection, streaming_within: float) -> _Known:
+    def _judge(self, one: Connection, streaming_within: float, free_for: float) -> _Known:
         known = self._known.get(one.cookie, _UNKNOWN)
         asked = one.received != known.received
         flowing = not asked and (known.flowing or _goes_on(one, known))
@@ -342,7 +356,7 @@ class Users:
         patient, pauses = known.patient, known.pauses
         sure = not one.sent or not one.received or one.last_sent != one.last_received
         if not sure:
-            unanswered = self._asked_again(one)
+            unanswered = self._asked_again(one) and min(free_for, one.last_received) < _DOUBT
             patient = patient or (unanswered and known.flowing)
             if asked and not refused and (known.unanswered or known.streaming or known.flowing):
                 pauses -= 1
