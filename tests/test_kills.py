@@ -26,6 +26,8 @@ format:
 \tfield:int code;\toffset:16;\tsize:4;\tsigned:1;
 \tfield:char comm[16];\toffset:20;\tsize:16;\tsigned:0;
 \tfield:pid_t pid;\toffset:36;\tsize:4;\tsigned:1;
+\tfield:int group;\toffset:40;\tsize:4;\tsigned:1;
+\tfield:int result;\toffset:44;\tsize:4;\tsigned:1;
 """
 FORM = Form(261, code=16, pid=36)
 SI_USER, SI_KERNEL = 0, 0x80
@@ -101,6 +103,11 @@ def by_another(pid):
     other[0].wait()
 assert end(by_another) == other[0].pid
 assert end(lambda pid: os.kill(pid, signal.SIGTERM)) is None
+def by_another_first(pid):
+    by_another(pid)
+    os.kill(pid, signal.SIGKILL)
+other.clear()
+assert end(by_another_first) == other[0].pid, "who kills what is dead has not killed it"
 seen.close()
 """
 

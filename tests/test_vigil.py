@@ -354,6 +354,24 @@ def test_while_the_kernel_kills_for_memory_no_runner_is_taken_for_unloaded(
     assert end.why(listed, ready=True, starved=True) == why
 
 
+@pytest.mark.parametrize(
+    ("status", "listed", "killer", "why"),
+    [
+        (_KILLED, False, SERVER.pid, "unloaded"),
+        (_KILLED, True, SERVER.pid, "unloaded"),  # and its model is loaded anew
+        (_KILLED, False, 4711, "died"),
+        (_KILLED, False, 0, "died"),
+        (None, False, 0, "died"),
+        (_SEGV, False, SERVER.pid, "died"),  # Ollama kills what is writing its core as well
+    ],
+)
+def test_who_killed_it_tells_more_than_what_is_listed(
+    status: int | None, listed: bool | None, killer: int, why: Why
+) -> None:
+    end = End(runner(11, 2.0), SERVER, True, Ended(status))
+    assert end.why(listed, ready=False, starved=True, killer=killer) == why
+
+
 def test_an_mlx_runner_that_was_asked_to_end_may_tell_any_code() -> None:
     assert End(runner(11, 2.0, "mlx"), SERVER, True, Ended(_FAILED)).why(False, ready=True) == "unloaded"
 

@@ -67,7 +67,8 @@ class Form:
 
 
 class Kills:
-    """Raises OSError where they cannot be had. `close` it."""
+    """Those that took effect: Ollama kills what it finds dead as well. Raises OSError where they cannot be had. `close`
+    it."""
 
     def __init__(self) -> None:
         form = _form()
@@ -80,7 +81,7 @@ class Kills:
             for cpu in _online():
                 descriptor = _open(form, cpu)
                 try:
-                    fcntl.ioctl(descriptor, _SET_FILTER, b"sig==9\0")
+                    fcntl.ioctl(descriptor, _SET_FILTER, b"sig==9 && result==0\0")
                     ring = mmap.mmap(descriptor, (1 + _PAGES) * mmap.PAGESIZE)
                 except BaseException:
                     os.close(descriptor)
@@ -129,7 +130,7 @@ def form(number: int, text: str) -> Form:
     """Of the kernel's own description. Raises ValueError where a field is not as it is known."""
     fields = re.findall(r"field:(?:int|pid_t) (\w+);\s+offset:([0-9]+);\s+size:4;", text)
     places = {name: int(offset) for name, offset in fields}
-    if not {"sig", "code", "pid"} <= places.keys():
+    if not {"sig", "code", "pid", "result"} <= places.keys():
         raise ValueError("signal_generate has other fields")
     return Form(number, places["code"], places["pid"])
 

@@ -57,9 +57,11 @@ class End:
         waits for its place, a runner that was killed is off the list as soon as Ollama has noticed.
         """
         status = self.handle.status() if self.handle else None
+        if status is not None and self._failed(status, answered=listed is not None):
+            return "died"
         if killer is not None:
             return "unloaded" if killer == self.place.pid else "died"
-        if listed or (status is not None and self._failed(status, answered=listed is not None)):
+        if listed:
             return "died"
         return "unloaded" if listed is False and ready and self.at_once and not starved else "unknown"
 
