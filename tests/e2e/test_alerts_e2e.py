@@ -374,6 +374,9 @@ def _write_files(folder: Path, servers: Servers, address: Mapping[str, str], url
         "servers": [{"name": one, "url": servers.urls[one], "timeout": "900ms"} for one in SERVERS],
         "poll": {"interval": "1s", "inventory_interval": "10s"},
         "canary": {"every": "2s", "timeout": "20s"},
+        "audit": {
+            "mode": "off"
+        },  # it looks once a minute: a failure would last for longer than an alert's scaled patience
         "host": {"enabled": False},  # whose memory is nobody's business here
         "web": {"listen_address": address["exporter"]},
     }
