@@ -49,8 +49,8 @@ class _Line:
         self._ends.pop(timeout, None)
 
     def _watch(self, end: float) -> None:
-        self._watched = True
         self._loop.call_at(end, self._ring, end)
+        self._watched = True  # not before: without memory there is no timer, and whoever comes next tries again
 
     def _ring(self, rung_for: float) -> None:
         self._watched = False
