@@ -40,9 +40,10 @@ class _Line:
         self._watched = False
 
     def join(self, timeout: asyncio.Timeout) -> None:
-        end = self._ends[timeout] = self._loop.time() + self._seconds
+        end = self._loop.time() + self._seconds
         if not self._watched:
             self._watch(end)
+        self._ends[timeout] = end  # at last: whoever cannot be watched does not stand here for ever
 
     def leave(self, timeout: asyncio.Timeout) -> None:
         """The timer stays: by the time it rings there will be others, and it is set for the first of them."""

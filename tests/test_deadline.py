@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
@@ -87,6 +88,32 @@ def test_the_shorter_of_two_that_are_nested_ends_the_wait() -> None:
         assert (*ended, asyncio.get_running_loop().time()) == pytest.approx((-2.0, 9.0))
 
     run_virtual(main())
+
+
+class ForgetfulLoop(VirtualTimeLoop):
+    """Without memory for the first timer of a deadline."""
+
+    failing = True
+
+    def call_at(
+        self, when: float, callback: Callable[..., object], *args: object, **kwargs: object
+    ) -> asyncio.TimerHandle:  # type: ignore[override]
+        if self.failing and getattr(callback, "__name__", "") == "_ring":
+            self.failing = False
+            raise MemoryError
+        return super().call_at(when, callback, *args, **kwargs)  # type: ignore[arg-type]
+
+
+def test_a_deadline_that_there_was_no_memory_for_does_not_spoil_the_next() -> None:
+    async def main() -> None:
+        with pytest.raises(MemoryError):
+            async with Deadline(1.0):
+                raise AssertionError("it cannot begin")
+        assert await ended_after(0.0, 60.0, 1.0) == pytest.approx(-1.0)
+        await asyncio.sleep(10.0)  # and nobody is ended by the first
+
+    with asyncio.Runner(loop_factory=ForgetfulLoop) as runner:
+        runner.run(main())
 
 
 def test_a_deadline_holds_on_a_real_clock() -> None:
