@@ -23,7 +23,7 @@ from benchmarks import readings as fleet
 from benchmarks import reference
 from benchmarks.figures import Figure, heading, in_turns, say, table
 from exporter import web
-from exporter.exposition import encode, render
+from exporter.exposition import Page, encode, render
 from exporter.model import Entry, Reading, Snapshot, Watch
 from exporter.store import Store
 

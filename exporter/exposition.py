@@ -1,4 +1,4 @@
-"""Snapshot -> text. A reading becomes text once, when it arrives (`encode`); a page is a join (`render`).
+"""Snapshot -> text. A reading becomes text once, when it arrives (`encode`); a page is a join of what is there (`Page`).
 
 The text is, byte for byte, what prometheus_client's own writers give for the same samples; a test holds it to that.
 """
@@ -26,6 +26,8 @@ _EVERY = frozenset(catalog.FAMILIES)
 _OF_EACH_LOOK = frozenset(
     {catalog.SOURCE_UP, catalog.SOURCE_DURATION, catalog.SOURCE_LAST_ATTEMPT, catalog.SOURCE_LAST_SUCCESS}
 )
+
+_PIECE_BYTES = 128 * 1024
 
 _MILLION = 1_000_000
 """From there on numbers are written with an exponent."""
@@ -108,9 +110,28 @@ def _failures(reading: Reading) -> Iterator[Sample]:
         yield catalog.SOURCE_FAILURES(float(count), **labels, reason=reason)
 
 
+class Page:
+    """A page: text format 0.0.4, or OpenMetrics 1.0. Families in the order of the catalogue.
+
+    It refers to the entries' own text, and is joined piece by piece as it is sent or compressed: most of the time that
+    it takes to join a large one whole goes into memory that the system has to find for it, at every scrape anew.
+    """
+
+    def __init__(self, snapshot: Snapshot, openmetrics: bool) -> None:
+        self._parts = _parts(_columns(snapshot.entries.values()), openmetrics)
+        self.size = sum(map(len, self._parts))
+        """In bytes."""
+
+    def pieces(self) -> Iterator[bytes]:
+        """The page's bytes, about as many at a time as fit into a processor's cache. A page may be read many times."""
+        many = max(1, _PIECE_BYTES * len(self._parts) // max(1, self.size))
+        for start in range(0, len(self._parts), many):
+            yield b"".join(self._parts[start : start + many])
+
+
 def render(snapshot: Snapshot, openmetrics: bool) -> bytes:
-    """The page: text format 0.0.4, or OpenMetrics 1.0. Families in the order of the catalogue."""
-    return _page(_columns(snapshot.entries.values()), openmetrics)
+    """The page, whole."""
+    return b"".join(Page(snapshot, openmetrics).pieces())
 
 
 def _columns(entries: Iterable[Entry]) -> Iterator[tuple[Family, tuple[bytes, ...]]]:
@@ -130,7 +151,7 @@ def _columns(entries: Iterable[Entry]) -> Iterator[tuple[Family, tuple[bytes, ..
 def page(samples: Iterable[Sample]) -> bytes:
     """A page of these samples alone, as text format 0.0.4."""
     blocks = ((family, ("".join(lines).encode("utf-8"),)) for family, lines in _by_family(samples).items())
-    return _page(blocks, False)
+    return b"".join(_parts(blocks, False))
 
 
 def _by_family(samples: Iterable[Sample]) -> dict[Family, list[str]]:
@@ -146,7 +167,7 @@ def _by_family(samples: Iterable[Sample]) -> dict[Family, list[str]]:
     return lines
 
 
-def _page(columns: Iterable[tuple[Family, tuple[bytes, ...]]], openmetrics: bool) -> bytes:
+def _parts(columns: Iterable[tuple[Family, tuple[bytes, ...]]], openmetrics: bool) -> list[bytes]:
     header = _openmetrics_header if openmetrics else _text_header
     parts: list[bytes] = []
     for family, column in columns:
@@ -155,7 +176,7 @@ def _page(columns: Iterable[tuple[Family, tuple[bytes, ...]]], openmetrics: bool
             parts += column
     if openmetrics:
         parts.append(b"# EOF\n")
-    return b"".join(parts)
+    return parts
 
 
 def _histogram_lines(family: Family, labels: tuple[str, ...], value: Distribution) -> list[str]:

@@ -1,12 +1,15 @@
-"""What a client may be given (Accept and Accept-Encoding: RFC 9110, 12.5), and the headers that it always gets."""
+"""What a client may be given (Accept and Accept-Encoding: RFC 9110, 12.5), the headers that it always gets, and how a
+long body goes out."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
 TEXT = "text/plain; version=0.0.4; charset=utf-8"
 OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
@@ -79,6 +82,31 @@ def _offers(header: str) -> Iterator[_Offer]:
             yield _Offer(name.strip(), float(quality), parameters)
 
 
-def respond(body: bytes, content_type: str, headers: Mapping[str, str], code: int = 200) -> Response:
+class Pieces(Protocol):
+    """A body that is made while it is sent, `size` bytes in all."""
+
+    @property
+    def size(self) -> int: ...
+
+    def pieces(self) -> Iterator[bytes]: ...
+
+
+class _InPieces(Response):
+    """The next piece is made when the connection has taken the one before: a slow client costs no copy of the body."""
+
+    def __init__(self, body: Pieces, code: int, headers: Mapping[str, str]) -> None:
+        super().__init__(b"", code, {**headers, "Content-Length": str(body.size)})
+        self._pieces = body.pieces
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        for piece in self._pieces():
+            await send({"type": "http.response.body", "body": piece, "more_body": True})
+        await send({"type": "http.response.body"})
+
+
+def respond(body: bytes | Pieces, content_type: str, headers: Mapping[str, str], code: int = 200) -> Response:
     common = {"Content-Type": content_type, "Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
-    return Response(body, code, {**common, **headers})
+    if isinstance(body, bytes):
+        return Response(body, code, {**common, **headers})
+    return _InPieces(body, code, {**common, **headers})

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Protocol, TypeVar, cast
 
-from isal import igzip
+from isal import isal_zlib
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -24,6 +24,7 @@ from starlette.routing import Route
 
 from exporter import exposition, status
 from exporter.discovery import Listed, as_http_sd
+from exporter.exposition import Page
 from exporter.model import Snapshot
 from exporter.negotiation import OPENMETRICS, PLAIN, accepts_gzip, content_type, respond
 from exporter.probing import Question, Refusal, Seen
@@ -32,6 +33,7 @@ from exporter.status import page
 
 _LARGE_BYTES = 256 * 1024  # from here on, compressing takes more than the event loop should give
 _FAST = 1  # as small as zlib's own level 1 in a fifth of its time
+_GZIP = 31  # of zlib's window sizes, the one that means gzip's frame
 
 _PAGES = ThreadPoolExecutor(2, "page")
 """Pages are not made where sources look at things that may hang, or a scrape would wait for a dead disk."""
@@ -126,7 +128,7 @@ def create_app(operator: Operator, now: Callable[[], float] = time.time) -> Star
         if query.get("debug", "").lower() in ("true", "1"):
             return _say(report(seen))
         form = _form(request)
-        return form.dressed(await form.packed(exposition.render(seen.snapshot, form.openmetrics)))
+        return form.dressed(await form.packed(Page(seen.snapshot, form.openmetrics)))
 
     pages: dict[str, _Endpoint] = {
         "/": show_status,
@@ -185,13 +187,13 @@ class _Metrics:
         self._operator = operator
         self._making = asyncio.Lock()
         self._snapshot: Snapshot | None = None
-        self._bodies: dict[tuple[bool, bool], bytes] = {}
+        self._bodies: dict[tuple[bool, bool], Page | bytes] = {}
 
     async def show(self, request: Request) -> Response:
         form = _form(request)
         return form.dressed(await self._body(form))
 
-    async def _body(self, form: _Form) -> bytes:
+    async def _body(self, form: _Form) -> Page | bytes:
         async with self._making:
             snapshot = self._operator.snapshot()
             if snapshot is not self._snapshot:
@@ -201,11 +203,11 @@ class _Metrics:
                 self._bodies[kind] = await form.packed(self._render(snapshot, form.openmetrics))
             return self._bodies[kind]
 
-    def _render(self, snapshot: Snapshot, openmetrics: bool) -> bytes:
+    def _render(self, snapshot: Snapshot, openmetrics: bool) -> Page:
         started = time.perf_counter()
-        body = exposition.render(snapshot, openmetrics)
-        self._operator.rendered(time.perf_counter() - started, len(body))
-        return body
+        page = Page(snapshot, openmetrics)
+        self._operator.rendered(time.perf_counter() - started, page.size)
+        return page
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,10 +221,10 @@ class _Form:
     def openmetrics(self) -> bool:
         return self.content_type.startswith(OPENMETRICS)
 
-    async def packed(self, page: bytes) -> bytes:
+    async def packed(self, page: Page) -> Page | bytes:
         return await _gzip(page) if self.compressed else page
 
-    def dressed(self, body: bytes) -> Response:
+    def dressed(self, body: Page | bytes) -> Response:
         headers = {"Vary": "Accept, Accept-Encoding"} | ({"Content-Encoding": "gzip"} if self.compressed else {})
         return respond(body, self.content_type, headers)
 
@@ -233,10 +235,13 @@ def _form(request: Request) -> _Form:
     return _Form(wanted, accepts_gzip(",".join(request.headers.getlist("accept-encoding"))))
 
 
-async def _gzip(body: bytes) -> bytes:
-    if len(body) < _LARGE_BYTES:
-        return igzip.compress(body, _FAST, mtime=0)
-    return await _in_thread(partial(igzip.compress, body, _FAST, mtime=0))
+async def _gzip(page: Page) -> bytes:
+    return _compress(page) if page.size < _LARGE_BYTES else await _in_thread(partial(_compress, page))
+
+
+def _compress(page: Page) -> bytes:
+    stream = isal_zlib.compressobj(_FAST, wbits=_GZIP)
+    return b"".join([*map(stream.compress, page.pieces()), stream.flush()])
 
 
 async def _in_thread(make: Callable[[], _T]) -> _T:
