@@ -1,17 +1,17 @@
-"""Snapshot -> text. A reading becomes text once, when it arrives (`encode`); a page is a join of what is there (`Page`).
+"""Snapshot -> page. A reading becomes text once, when it arrives (`encode`); a page is a join of these (`Page`).
 
-The text is, byte for byte, what prometheus_client's own writers give for the same samples; a test holds it to that.
+Byte for byte what prometheus_client's own writers give for the same samples; a test holds it to that.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Set
-from functools import cache
-
-from prometheus_client import utils
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
+from functools import cache, lru_cache
+from operator import itemgetter
 
 from exporter import catalog
-from exporter.model import Distribution, Entry, Family, Reading, Sample, Snapshot
+from exporter.model import Entry, Family, Reading, Sample, Snapshot
+from exporter.text import escaped, write
 
 _PLACES: dict[Family, tuple[bytes, int]] = {}
 """Of each family: the vantage point that it is told from, and its place in the rows of that one."""
@@ -29,32 +29,42 @@ _OF_EACH_LOOK = frozenset(
 
 _PIECE_BYTES = 128 * 1024
 
-_MILLION = 1_000_000
-"""From there on numbers are written with an exponent."""
-
 
 def encode(reading: Reading, before: Entry | None = None) -> Entry:
     """The reading with its lines, grouped by family, and what follows from the reading itself (`vitals`).
 
     `before` is the same watch's entry that this one replaces. What did not change since is not written again.
     """
-    rows: dict[bytes, list[bytes]] = {}
-    series = 0
-    samples = [*reading.samples, *_look(reading)]
     stale = _EVERY if before is None else _stale(before.reading, reading)
+    if before is None or stale is _EVERY:
+        written = write([*reading.samples, *vitals(reading)])
+        return Entry(reading, _rows(written.families)(written.blocks), written.series)
+    samples = [sample for sample in reading.samples if sample.family in stale]
+    samples += _look(reading)
     if catalog.SOURCE_FAILURES in stale:
         samples += _failures(reading)
-    if before is not None and stale is not _EVERY:
-        rows, gone = _without(stale, before.text)
-        series = before.series - gone
-        samples = [sample for sample in samples if sample.family in stale]
-    for family, lines in _by_family(samples).items():
+    written = write(samples)
+    rows, gone = _without(stale, before.text)
+    for family, lines in zip(written.families, written.blocks, strict=True):
         vantage, place = _PLACES[family]
         if vantage not in rows:
             rows[vantage] = _EMPTY[vantage].copy()
-        rows[vantage][place] = "".join(lines).encode("utf-8")
-        series += len(lines)
-    return Entry(reading, tuple([tuple(row) for row in rows.values() if any(row[1:])]), series)
+        rows[vantage][place] = lines
+    text = tuple([tuple(row) for row in rows.values() if any(row[1:])])
+    return Entry(reading, text, before.series - gone + written.series)
+
+
+@lru_cache(256)
+def _rows(families: tuple[Family, ...]) -> Callable[[Sequence[bytes]], tuple[tuple[bytes, ...], ...]]:
+    """Puts these families' lines into rows."""
+    names = list(dict.fromkeys([_PLACES[family][0] for family in families]))
+    nothing = len(families)
+    places = {_PLACES[family]: number for number, family in enumerate(families)}
+    rows = [
+        itemgetter(nothing + 1 + number, *(places.get((name, at), nothing) for at in range(1, len(_EMPTY[name]))))
+        for number, name in enumerate(names)
+    ]
+    return lambda blocks: tuple([row([*blocks, b"", *names]) for row in rows])
 
 
 def _stale(before: Reading, reading: Reading) -> Set[Family]:
@@ -94,20 +104,20 @@ def vitals(reading: Reading) -> Iterator[Sample]:
 def _look(reading: Reading) -> Iterator[Sample]:
     if reading.blind:
         return
-    labels = {"server": reading.watch.server, "source": reading.watch.source}
-    yield catalog.SOURCE_UP(float(reading.failure is None), **labels)
-    yield catalog.SOURCE_DURATION(reading.took, **labels)
-    yield catalog.SOURCE_LAST_ATTEMPT(reading.at, **labels)
+    labels = reading.watch.server, reading.watch.source
+    yield Sample(catalog.SOURCE_UP, labels, float(reading.failure is None))
+    yield Sample(catalog.SOURCE_DURATION, labels, reading.took)
+    yield Sample(catalog.SOURCE_LAST_ATTEMPT, labels, reading.at)
     if reading.succeeded_at is not None:
-        yield catalog.SOURCE_LAST_SUCCESS(reading.succeeded_at, **labels)
+        yield Sample(catalog.SOURCE_LAST_SUCCESS, labels, reading.succeeded_at)
 
 
 def _failures(reading: Reading) -> Iterator[Sample]:
     if reading.blind:
         return
-    labels = {"server": reading.watch.server, "source": reading.watch.source}
+    server, source = reading.watch.server, reading.watch.source
     for reason, count in reading.failures.items():
-        yield catalog.SOURCE_FAILURES(float(count), **labels, reason=reason)
+        yield Sample(catalog.SOURCE_FAILURES, (server, source, reason), float(count))
 
 
 class Page:
@@ -150,21 +160,9 @@ def _columns(entries: Iterable[Entry]) -> Iterator[tuple[Family, tuple[bytes, ..
 
 def page(samples: Iterable[Sample]) -> bytes:
     """A page of these samples alone, as text format 0.0.4."""
-    blocks = ((family, ("".join(lines).encode("utf-8"),)) for family, lines in _by_family(samples).items())
-    return b"".join(_parts(blocks, False))
-
-
-def _by_family(samples: Iterable[Sample]) -> dict[Family, list[str]]:
-    lines: dict[Family, list[str]] = {}
-    for sample in samples:
-        rows = lines.get(sample.family)
-        if rows is None:
-            rows = lines[sample.family] = []
-        if isinstance(sample.value, Distribution):
-            rows += _histogram_lines(sample.family, sample.labels, sample.value)
-        else:
-            rows.append(f"{_named(sample.family, sample.labels)} {_number(sample.value)}\n")
-    return lines
+    written = write([*samples])
+    columns = ((family, (lines,)) for family, lines in zip(written.families, written.blocks, strict=True))
+    return b"".join(_parts(columns, False))
 
 
 def _parts(columns: Iterable[tuple[Family, tuple[bytes, ...]]], openmetrics: bool) -> list[bytes]:
@@ -179,69 +177,6 @@ def _parts(columns: Iterable[tuple[Family, tuple[bytes, ...]]], openmetrics: boo
     return parts
 
 
-def _histogram_lines(family: Family, labels: tuple[str, ...], value: Distribution) -> list[str]:
-    before, after = _around_le(family, labels)
-    start, end = f"{family.name}_bucket{{{before}", f"{after}}} "
-    counts = zip(_bounds(family), value.counts, strict=True)
-    rows = [
-        f"{start}{le}{end}{count}.0\n" if count < _MILLION else _large(start, le, end, count) for le, count in counts
-    ]
-    braces = _named(family, labels).removeprefix(family.name)
-    rows.append(f"{family.name}_count{braces} {_number(value.counts[-1])}\n")
-    rows.append(f"{family.name}_sum{braces} {_number(value.total)}\n")
-    return rows
-
-
-def _large(start: str, le: str, end: str, count: int) -> str:
-    return f"{start}{le}{end}{_number(count)}\n"
-
-
-@cache
-def _bounds(family: Family) -> tuple[str, ...]:
-    return tuple(f'le="{bound}"' for bound in (*map(_number, family.buckets), "+Inf"))
-
-
-@cache
-def _order(family: Family) -> tuple[tuple[str, int], ...]:
-    """Label names in alphabetical order, each with its place in the family's own."""
-    return tuple(sorted((name, place) for place, name in enumerate(family.labels)))
-
-
-@cache
-def _form(family: Family) -> str:
-    """A series' name, to be filled with its labels' values."""
-    return family.name + ("{" + ",".join([f'{name}="%s"' for name, _ in _order(family)]) + "}" if family.labels else "")
-
-
-def _named(family: Family, labels: tuple[str, ...]) -> str:
-    values = tuple([labels[place] for _, place in _order(family)])
-    text = _form(family) % values
-    if text.count('"') == 2 * len(values) and "\\" not in text and "\n" not in text:
-        return text
-    return _form(family) % tuple(map(_escape, values))
-
-
-def _around_le(family: Family, labels: tuple[str, ...]) -> tuple[str, str]:
-    """The labels that sort before and after `le`, each with its comma."""
-    pairs = [(name, f'{name}="{_escape(labels[place])}"') for name, place in _order(family)]
-    before = "".join([f"{text}," for name, text in pairs if name < "le"])
-    after = "".join([f",{text}" for name, text in pairs if name > "le"])
-    return before, after
-
-
-def _number(value: float) -> str:
-    if type(value) is float and -_MILLION < value < _MILLION:
-        return repr(value)  # as the library writes them
-    text: str = utils.floatToGoString(value)  # type: ignore[no-untyped-call]
-    return text
-
-
-def _escape(value: str) -> str:
-    if "\\" in value or "\n" in value or '"' in value:
-        return value.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")
-    return value
-
-
 @cache
 def _text_header(family: Family) -> bytes:
     kind = "gauge" if family.kind == "info" else family.kind
@@ -253,4 +188,4 @@ def _text_header(family: Family) -> bytes:
 def _openmetrics_header(family: Family) -> bytes:
     name = family.name.removesuffix("_total" if family.kind == "counter" else "_info" if family.kind == "info" else "")
     unit = f"# UNIT {name} {family.unit}\n" if family.unit else ""
-    return f"# HELP {name} {_escape(family.help)}\n# TYPE {name} {family.kind}\n{unit}".encode()
+    return f"# HELP {name} {escaped(family.help)}\n# TYPE {name} {family.kind}\n{unit}".encode()

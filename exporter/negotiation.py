@@ -102,7 +102,7 @@ class _InPieces(Response):
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         for piece in self._pieces():
             await send({"type": "http.response.body", "body": piece, "more_body": True})
-        await send({"type": "http.response.body"})
+        await send({"type": "http.response.body", "body": b""})
 
 
 def respond(body: bytes | Pieces, content_type: str, headers: Mapping[str, str], code: int = 200) -> Response:

@@ -22,7 +22,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from exporter import exposition, status
+from exporter import status
 from exporter.discovery import Listed, as_http_sd
 from exporter.exposition import Page
 from exporter.model import Snapshot
@@ -236,10 +236,11 @@ def _form(request: Request) -> _Form:
 
 
 async def _gzip(page: Page) -> bytes:
-    return _compress(page) if page.size < _LARGE_BYTES else await _in_thread(partial(_compress, page))
+    return compress(page) if page.size < _LARGE_BYTES else await _in_thread(partial(compress, page))
 
 
-def _compress(page: Page) -> bytes:
+def compress(page: Page) -> bytes:
+    """The page as gzip."""
     stream = isal_zlib.compressobj(_FAST, wbits=_GZIP)
     return b"".join([*map(stream.compress, page.pieces()), stream.flush()])
 

@@ -23,10 +23,11 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 from exporter import catalog
-from exporter.exposition import encode, render
+from exporter.exposition import Page, encode, render
 from exporter.model import Distribution, Family, Lack, Reading, Reason, Sample, Snapshot, Watch
 
 WATCH = Watch("a", "api", 15.0, 16.0)
+PER_MODEL = (catalog.LOADED_SIZE, catalog.LOADED_VRAM)
 ONE, OTHER = (catalog.LOADS_SEEN(3.0, server="a", model=name) for name in ("one", "other"))
 
 
@@ -208,6 +209,46 @@ def test_label_values_come_back_unchanged_through_a_parser() -> None:
     nasty = 'quote " backslash \\ newline \n end'
     (family,) = [f for f in parse_text(page([catalog.UP(1.0, server=nasty)]).decode()) if f.name == "ollama_up"]
     assert family.samples[0].labels == {"server": nasty}
+
+
+@pytest.mark.parametrize("odd", ["\0", "a\0b\n\0", '"', "\\", "\n", "%s", "%", "é\0"])
+def test_no_label_value_moves_a_line_to_another_family(odd: str) -> None:
+    reading = Reading(Watch(odd, "api", 15.0, 16.0), 1e9, 0.1, (catalog.LOADS_SEEN(3.0, server=odd, model=odd), ONE))
+    assert render(Snapshot({reading.watch: encode(reading)}), openmetrics=False) == oracle([reading], openmetrics=False)
+
+
+def test_an_inventory_larger_than_what_is_kept_of_shapes() -> None:
+    many = [
+        family(1e6 * n, server="a", model=str(n)) for n in range(300) for family in (*PER_MODEL, catalog.LOADS_SEEN)
+    ]
+    reading = Reading(WATCH, 1e9, 0.1, tuple(many))
+    entry = encode(reading)
+    assert render(Snapshot({WATCH: entry}), openmetrics=False) == oracle([reading], openmetrics=False)
+    assert entry.series == len(many) + 3
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        Sample(catalog.LOADS_SEEN, ("a",), 1.0),
+        Sample(catalog.LOADS_SEEN, ("a", "b", "c"), 1.0),
+        catalog.API_DURATION(Distribution((1, 1), 0.5), server="a", api_endpoint="/api/ps"),
+    ],
+    ids=["a label is missing", "one label too many", "buckets are missing"],
+)
+def test_a_sample_that_does_not_fit_its_family_is_no_text(wrong: Sample) -> None:
+    with pytest.raises(ValueError, match="labels or buckets"):
+        page([ONE, wrong, OTHER])
+
+
+def test_a_page_comes_in_pieces_as_often_as_it_is_asked() -> None:
+    watches = [Watch(f"server-{place}", "api", 15.0, 16.0) for place in range(2000)]
+    laid_out = Page(Snapshot({watch: encode(Reading(watch, 1e9, 0.1)) for watch in watches}), openmetrics=False)
+    first, again = list(laid_out.pieces()), list(laid_out.pieces())
+    assert first == again
+    assert sum(map(len, first)) == laid_out.size
+    assert 2 < len(first) < 8
+    assert list(Page(Snapshot(), openmetrics=False).pieces()) == []
 
 
 def test_families_stand_together_though_readings_come_apart() -> None:

@@ -148,7 +148,10 @@ async def ask(
     start, *bodies = sent
     fields = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in start["headers"]]
     assert len(dict(fields)) == len(fields), "a header twice"
-    return Answer(start["status"], dict(fields), b"".join(message["body"] for message in bodies))
+    pieces = [message["body"] for message in bodies]
+    assert int(dict(fields)["content-length"]) == sum(map(len, pieces))
+    assert [message.get("more_body", False) for message in bodies] == [True] * (len(bodies) - 1) + [False]
+    return Answer(start["status"], dict(fields), b"".join(pieces))
 
 
 def scrape(app: ASGIApp, accept: str | None = None, encoding: str | None = None) -> Answer:
@@ -326,6 +329,30 @@ def test_the_operator_is_told_the_cost_before_compression() -> None:
     ((seconds, size),) = desk.renders
     assert size == len(gzip.decompress(answer.body)) > len(answer.body)
     assert 0 < seconds < 5
+
+
+@in_loop
+async def test_no_more_of_a_page_is_made_than_the_client_takes() -> None:
+    desk, taken = Desk(shown=snapshot(models=20_000)), 0
+    full = asyncio.Event()
+
+    async def receive() -> Message:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(message: Message) -> None:
+        nonlocal taken
+        taken += len(message.get("body", b""))
+        if taken:
+            await full.wait()
+
+    scope = {"type": "http", "method": "GET", "path": "/metrics", "query_string": b"", "headers": []}
+    answering = asyncio.create_task(create_app(desk)(scope, receive, send))
+    await asyncio.sleep(0.05)
+    whole = len(render(desk.shown, False))
+    assert 0 < taken < whole / 4
+    full.set()
+    await answering
+    assert taken == whole
 
 
 @in_loop
