@@ -96,18 +96,22 @@ def timings(answer: bytes) -> dict[str, Any]:
         told = json.loads(answer)["timings"]
     return {
         "prompt": told["prompt_ms"] / 1000, "answer": told["predicted_ms"] / 1000, "tokens": told["predicted_n"],
-        "prompt_tokens": told["prompt_n"] + told["cache_n"],
+        "prompt_tokens": told["prompt_n"] + told["cache_n"], "processed": told["prompt_n"], "cached": told["cache_n"],
     }  # fmt: skip
 
 
-def grown(before: Totals, after: Totals) -> tuple[float, float]:
-    """Tokens of prompts and of answers, by the runner's own counters."""
+def grown(before: Totals, after: Totals) -> tuple[float, float | None, float]:
+    """Tokens of prompts that were processed, of those found in the cache, and of answers, by the runner's own counters;
+    None where a runner does not count them yet."""
     assert before.process == after.process
-
-    def prompts(totals: Totals) -> float:
-        return (totals.prompt_tokens or 0) + (totals.prompt_cached_tokens or 0)
-
-    return prompts(after) - prompts(before), (after.generated or 0) - (before.generated or 0)
+    assert after.prompt_tokens is not None
+    assert after.generated is not None
+    cached = after.prompt_cached_tokens
+    return (
+        after.prompt_tokens - (before.prompt_tokens or 0),
+        None if cached is None else cached - (before.prompt_cached_tokens or 0),
+        after.generated - (before.generated or 0),
+    )
 
 
 def test_what_it_tells_is_what_the_runner_tells(
@@ -115,7 +119,7 @@ def test_what_it_tells_is_what_the_runner_tells(
 ) -> None:
     results: list[Result] = []
 
-    async def main() -> tuple[Facts, tuple[float, float]]:
+    async def main() -> tuple[Facts, tuple[float, float | None, float]]:
         async with running(llama) as (process, client):
             before = await client.metrics()
             await client.close()  # the runner ends it after five idle seconds
@@ -127,10 +131,13 @@ def test_what_it_tells_is_what_the_runner_tells(
     assert told["requests"]["offered"] == told["requests"]["completed"] == len(results) == RATE * SECONDS
     assert {result.outcome for result in (*results, *facts.warm_ups)} == {"ok"}
     everything = [*facts.warm_ups, *results]
-    assert (sum(each.prompt_tokens for each in everything), sum(each.tokens for each in everything)) == counted
     assert told["tokens"]["generated"] == sum(result.tokens for result in results)
 
     servers = [timings(answer) for answer in overheard.answers]
+    processed, cached, generated = counted
+    assert generated == sum(each.tokens for each in everything)
+    assert processed == sum(server["processed"] for server in servers)
+    assert cached in (None, sum(server["cached"] for server in servers))
     assert [(each.prompt_tokens, each.tokens) for each in everything] == [
         (server["prompt_tokens"], server["tokens"]) for server in servers
     ]
