@@ -181,5 +181,7 @@ def _connection(talk: Talk) -> Connection:
         last_sent=sent_ago,
         last_acknowledged=sent_ago,
         acknowledged=talk.acknowledged,
+        segments_received=talk.requests,
+        segments_sent=talk.pieces,
         own=talk.origin.startswith("ollama-exporter/"),
     )

@@ -49,9 +49,11 @@ def connection(
     cookie: int = 1,
     own: bool = False,
 ) -> Connection:
+    """Its segments are of 100 and of 200 bytes."""
     ago = last_sent if acknowledged_ago is None else acknowledged_ago
+    segments = received // 100, -(-sent // 200)
     return Connection(
-        cookie, ("10.0.0.9", cookie), received, sent, last_received, last_sent, ago, acknowledged, own=own
+        cookie, ("10.0.0.9", cookie), received, sent, last_received, last_sent, ago, acknowledged, *segments, own=own
     )
 
 
@@ -165,6 +167,43 @@ def test_while_a_queue_refuses_who_takes_his_time_is_not_taken_for_one_who_asks_
         users.look([*others, _asking(1, 7, 900 * 5 + 9 + _BUSY, 0.2, 0.3)])
         seen[pause] = len(users.look([*others, _asking(1, 8, 900 * 7 + _BUSY, 0.2)]).unanswered) - len(others)
     assert seen == {0.6: 0, 0.0: 1}
+
+
+@pytest.mark.parametrize("by_request", [1, 3])
+@pytest.mark.parametrize(
+    ("told", "asked", "unanswered"),
+    [(1, 1, 0), (1, 2, 1), (2, 2, 0), (2, 3, 1), (5, 5, 0), (5, 6, 1)],
+)
+def test_while_a_queue_refuses_requests_and_answers_are_counted(
+    by_request: int, told: int, asked: int, unanswered: int
+) -> None:
+    """A client that does not pause between two looks: `asked` times, and refused each time but the last perhaps."""
+    others = [_asking(number, 1, 0, 9.0) for number in (2, 3)]
+
+    def mine(requests: int, sent: int, answers: int, pause: float) -> Connection:
+        seen = _asking(1, requests, sent, 0.2, pause)
+        return replace(seen, segments_received=requests * by_request, segments_sent=answers)
+
+    users = Users()
+    users.look([*others, mine(1, 0, 0, 0.0)])
+    users.look([*others, connection(cookie=1, received=200, sent=900, last_sent=1.0, last_received=3.0)])
+    idle = replace(mine(1, 900, 5, 0.0), last_received=3.0, last_sent=1.0)
+    assert users.look([*others, idle]).idle == 1
+    later = mine(1 + asked, 900 + told * _BUSY, 5 + told, 0.0)
+    assert len(users.look([*others, later]).unanswered) == len(others) + unanswered
+    assert len(users.look([*others, later]).unanswered) == len(others) + unanswered
+    once_more = mine(1 + asked + 1, 900 + (told + 1) * _BUSY, 5 + told + 1, 0.0)
+    assert len(users.look([*others, once_more]).unanswered) == len(others) + unanswered
+    assert users.refused
+
+
+def test_requests_that_come_in_more_segments_than_others_cannot_be_counted() -> None:
+    others, users = [_asking(number, 1, 0, 9.0) for number in (2, 3)], Users()
+    for segments, requests, sent, pause in ((1, 1, 0, 0.0), (1, 1, 300, -2.0), (5, 2, 300, 1.0), (5, 2, 600, -2.0)):
+        seen = _asking(1, requests, sent, 3.0, pause)
+        users.look([*others, replace(seen, segments_received=segments, segments_sent=sent // 300)])
+    refused = replace(_asking(1, 3, 600 + _BUSY, 0.2), segments_received=10, segments_sent=3)
+    assert len(users.look([*others, refused]).unanswered) == len(others), "two requests, or one in five pieces"
 
 
 def test_a_client_that_acknowledges_a_little_later_has_its_answer() -> None:

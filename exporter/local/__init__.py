@@ -61,8 +61,8 @@ class Connection:
     `cookie` tells one connection from another over time. `received`, `sent`: bytes so far; `last_received`,
     `last_sent`: how long ago, to the kernel's tick (1 to 10 ms); a connection that never sent counts `last_sent` from
     its accept. `last_acknowledged`: how long ago the client last acknowledged something; `acknowledged`: how often the
-    server did that with nothing to say beside. `own`: the other end is the exporter itself, as far as that can be told
-    (not through docker-proxy).
+    server did that with nothing to say beside; `segments_received`, `segments_sent`: those with data. `own`: the other
+    end is the exporter itself, as far as that can be told (not through docker-proxy).
     """
 
     cookie: int
@@ -73,6 +73,8 @@ class Connection:
     last_sent: float
     last_acknowledged: float
     acknowledged: int
+    segments_received: int
+    segments_sent: int
     own: bool = False
 
 

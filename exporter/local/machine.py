@@ -245,6 +245,8 @@ def _connection(end: Established, own: frozenset[tuple[str, int]]) -> Connection
         end.last_sent,
         end.last_acknowledged,
         end.acknowledged,
+        end.segments_received,
+        end.segments_sent,
         own=end.peer in own,
     )
 

@@ -34,7 +34,7 @@ _ATTRIBUTE = struct.Struct("=HH")
 _INFO, _V6ONLY = 2, 11
 _INFO_WANTED = 1 << (_INFO - 1)
 _AGES = struct.Struct("=44xI4xII")  # of tcp_info: last_data_sent, last_data_recv, last_ack_recv in milliseconds
-_SEGMENTS = struct.Struct("=136xI16xI")  # of tcp_info: segs_out, data_segs_out
+_SEGMENTS = struct.Struct("=136xI12xII")  # of tcp_info: segs_out, data_segs_in, data_segs_out
 _ACKED, _RECEIVED, _SENT = 120, 128, 200  # where in tcp_info: bytes_acked, bytes_received, bytes_sent (since 4.19)
 _CLONE_NEWNET = 0x40000000
 _BUFFER = 1 << 16
@@ -67,8 +67,8 @@ class Listener:
 @dataclass(frozen=True, slots=True)
 class Established:
     """One end of an established connection; our machine's is `local`. Addresses of IPv4 in IPv6 are written as IPv4.
-    Bytes so far; ages in seconds; `last_acknowledged`: since the peer's last acknowledgement, `acknowledged`: how many
-    we sent with nothing to say beside."""
+    Bytes so far, and the segments that they came in; ages in seconds; `last_acknowledged`: since the peer's last
+    acknowledgement, `acknowledged`: how many we sent with nothing to say beside."""
 
     local: tuple[str, int]
     peer: tuple[str, int]
@@ -80,6 +80,8 @@ class Established:
     last_sent: float
     last_acknowledged: float
     acknowledged: int
+    segments_received: int
+    segments_sent: int
 
 
 def listeners(port: int = 0) -> tuple[Listener, ...]:
@@ -242,7 +244,7 @@ def _established(message: _Message) -> Established | None:
     if len(info) < _SEGMENTS.size:
         return None
     sent_ago, received_ago, acknowledged_ago = _AGES.unpack_from(info)
-    segments, with_data = _SEGMENTS.unpack_from(info)
+    segments, received, sent = _SEGMENTS.unpack_from(info)
     sent_at = _SENT if len(info) >= _SENT + 8 else _ACKED
     return Established(
         message.local,
@@ -254,5 +256,7 @@ def _established(message: _Message) -> Established | None:
         received_ago / 1000,
         sent_ago / 1000,
         acknowledged_ago / 1000,
-        max(0, segments - with_data - 1),  # the first opened the connection
+        max(0, segments - sent - 1),  # the first opened the connection
+        received,
+        sent,
     )

@@ -12,13 +12,14 @@ _IDLE_SECONDS = 5.0
 _ACKNOWLEDGED_ALONE = 0.04
 _REQUEST_BYTES = 400
 _ANSWER_BYTES, _END_BYTES = 450, 5
-_BYTES_PER_SECOND = 5_000
+_BYTES_PER_SECOND, _PIECE_BYTES = 5_000, 500
 
 
 @dataclass(frozen=True, slots=True)
 class Talk:
     """One connection at one moment. Bytes so far; ages in seconds, None where nothing was sent yet. `acknowledged`: how
-    many requests were acknowledged alone, because their answers took too long to do it."""
+    many requests were acknowledged alone, because their answers took too long to do it; `requests`: all of them;
+    `pieces`: that something was sent in."""
 
     number: int
     origin: str
@@ -27,6 +28,8 @@ class Talk:
     received_ago: float
     sent_ago: float | None
     acknowledged: int
+    requests: int
+    pieces: int
 
 
 class Call:
@@ -42,7 +45,7 @@ class Call:
         self._flows_since: float | None = None
         self._first_at: float | None = None
         self._sent_at: float | None = None
-        self._sent = 0
+        self._sent = self._pieces = 0
         self.broken = False
         """Its server has ended, and the connection with it."""
 
@@ -51,6 +54,7 @@ class Call:
         self._sent_at = self._loop.time()
         self._first_at = self._first_at or self._sent_at
         self._sent += size
+        self._pieces += 1 + size // _PIECE_BYTES
 
     def token(self) -> None:
         """The answer has begun, and goes out token by token if it is streamed."""
@@ -66,9 +70,10 @@ class Call:
 
     def now(self) -> Talk:
         time, before = self._loop.time(), self._before
-        flows_since, sent_at, sent = self._flows_since, self._sent_at, self._sent
+        flows_since, sent_at, sent, pieces = self._flows_since, self._sent_at, self._sent, self._pieces
         if flows_since is not None:
             sent, sent_at = self._flowed(flows_since), time
+            pieces = 1 + sent // _PIECE_BYTES
         sent_ago = None if sent_at is None else time - sent_at
         received_ago = time - self._received_at
         if before is not None and before.sent_ago is not None and sent_ago is None:
@@ -82,6 +87,8 @@ class Call:
             received_ago,
             sent_ago,
             alone + (before.acknowledged if before else 0),
+            1 + (before.requests if before else 0),
+            pieces + (before.pieces if before else 0),
         )
 
     def _flowed(self, since: float) -> int:

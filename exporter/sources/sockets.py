@@ -40,7 +40,7 @@ _PAUSE = 0.5
 """Seconds. Who is seen to wait so long for an answer, or to ask nothing for so long, is known by that."""
 _EAGER = 0.05
 """Seconds from an answer to the next request. Who takes longer does not ask within the same tick the next time."""
-_REFUSALS = frozenset({216, 217, 218, 273, 274, 275})
+_REFUSALS = range(216, 219), range(273, 276)
 """Bytes of Ollama's "server busy", in its own words and in OpenAI's, or one more or less in another version."""
 _REFUSES_FOR = 50
 """Looks after a refusal within which the next is to be expected."""
@@ -285,12 +285,16 @@ class Seen:
 @dataclass(frozen=True, slots=True)
 class _Known:
     """A connection at the last look: its bytes so far, how long ago the last was sent, whether it was without an
-    answer, and whether that is `sure`. `streaming`: its answer was in the making; `flowing`: it was seen to come in
-    pieces; `refused`: it was none. `patient`: its client is known to wait. `pauses`: how often the client was seen to
-    take its time between an answer and the next request, less how often it did not."""
+    answer, and whether that is `sure`: by times, or by counts on top of something that was. `streaming`: its answer was
+    in the making; `flowing`: it was seen to come in pieces; `refused`: it was none. `patient`: its client is known to
+    wait. `pauses`: how often the client was seen to take its time between an answer and the next request, less how
+    often it did not. `by_request`: in how many segments its requests come, as far as they could be told apart; 0: not
+    known yet; -1: one in more than another."""
 
     received: int
     sent: int
+    segments_received: int
+    segments_sent: int
     last_sent: float
     unanswered: bool
     sure: bool
@@ -299,9 +303,10 @@ class _Known:
     refused: bool
     patient: bool
     pauses: int
+    by_request: int
 
 
-_UNKNOWN = _Known(0, 0, 0.0, False, False, False, False, False, False, 0)
+_UNKNOWN = _Known(0, 0, 0, 0, 0.0, False, False, False, False, False, False, 0, 0)
 
 
 class Users:
@@ -352,11 +357,14 @@ class Users:
         known = self._known.get(one.cookie, _UNKNOWN)
         asked = one.received != known.received
         flowing = not asked and (known.flowing or _goes_on(one, known))
-        refused = known.refused if one.sent == known.sent else _has_a_refusals_size(one, known)
+        refused = known.refused if one.sent == known.sent else _refusals(one, known) > 0
         patient, pauses = known.patient, known.pauses
-        sure = not one.sent or not one.received or one.last_sent != one.last_received
-        if not sure:
-            unanswered = self._asked_again(one) and min(free_for, one.last_received) < _DOUBT
+        by_times = not one.sent or not one.received or one.last_sent != one.last_received
+        by_count = _counted(one, known)
+        sure = by_times or by_count is not None or (known.sure and one.sent == known.sent and not asked)
+        if not by_times:
+            unanswered = self._asked_again(one) if by_count is None else by_count > 0
+            unanswered = unanswered and min(free_for, one.last_received) < _DOUBT
             patient = patient or (unanswered and known.flowing)
             if asked and not refused and (known.unanswered or known.streaming or known.flowing):
                 pauses -= 1
@@ -369,7 +377,19 @@ class Users:
         streaming = not unanswered and one.sent > 0 and one.last_sent <= streaming_within
         pauses = max(-_TALLY_MAX, min(pauses, _TALLY_MAX))
         return _Known(
-            one.received, one.sent, one.last_sent, unanswered, sure, streaming, flowing, refused, patient, pauses
+            one.received,
+            one.sent,
+            one.segments_received,
+            one.segments_sent,
+            one.last_sent,
+            unanswered,
+            sure,
+            streaming,
+            flowing,
+            refused,
+            patient,
+            pauses,
+            _by_request(one, known, unanswered and by_times),
         )
 
     def _asked_again(self, one: Connection) -> bool:
@@ -384,8 +404,8 @@ class Users:
         if known is None:
             # Of a young connection, acknowledgements tell: an answer at once takes them along, a wait does not.
             return not self._first and one.acknowledged > 0
-        if one.sent - known.sent in _REFUSALS:
-            return not _has_a_refusals_size(one, known)
+        if _short_answers(one, known):
+            return not _refusals(one, known)
         if self.refused and known.pauses > 1:
             return False
         return known.patient or known.unanswered or known.streaming or known.flowing
@@ -393,12 +413,42 @@ class Users:
 
 def _is_refused(one: Connection, known: _Known) -> bool:
     """All that was sent since the last look is that the queue is full."""
-    return one.received != known.received and _has_a_refusals_size(one, known)
+    return one.received != known.received and _refusals(one, known) > 0
 
 
-def _has_a_refusals_size(one: Connection, known: _Known) -> bool:
-    """And is no other answer of that size, such as that the runner has died: who has waited is not refused any more."""
-    return one.sent - known.sent in _REFUSALS and not (known.unanswered and known.sure)
+def _refusals(one: Connection, known: _Known) -> int:
+    """So many, and they are no other answers of that size, such as that the runner has died: who has waited is not
+    refused any more."""
+    return 0 if known.unanswered and known.sure else _short_answers(one, known)
+
+
+def _short_answers(one: Connection, known: _Known) -> int:
+    """How many answers of a refusal's size were sent since the last look, each in a segment of its own, if nothing else
+    was."""
+    sent, segments = one.sent - known.sent, one.segments_sent - known.segments_sent
+    found = any(sizes.start * segments <= sent <= sizes[-1] * segments for sizes in _REFUSALS)
+    return segments if found else 0
+
+
+def _counted(one: Connection, known: _Known) -> int | None:
+    """How many of a client's requests are without an answer, 0 or 1, where all that it was sent since the last look are
+    short answers; None where that cannot be told. Who is refused may ask again within the same tick, more than once."""
+    answers = _short_answers(one, known)
+    if not answers or not known.sure or known.by_request < 1:
+        return None
+    requests, rest = divmod(one.segments_received - known.segments_received, known.by_request)
+    waits = known.unanswered + requests - answers
+    return waits if not rest and waits in (0, 1) else None
+
+
+def _by_request(one: Connection, known: _Known, waits: bool) -> int:
+    """In how many segments a client's requests come: told by one that waits, and by nothing else."""
+    if one.sent == 0:
+        return one.segments_received  # all that came is its first
+    if not waits or one.received == known.received or one.sent != known.sent or known.unanswered:
+        return known.by_request
+    told = one.segments_received - known.segments_received
+    return told if known.by_request in (0, told) else -1
 
 
 def _goes_on(one: Connection, known: _Known) -> bool:
