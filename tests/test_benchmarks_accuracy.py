@@ -565,7 +565,7 @@ def test_an_exporter_that_makes_no_mistake_is_good_enough() -> None:
         ("ollama_runner_prompt_tokens_total", 9200, ("runner", f"prompt tokens, {MODEL}")),
         ("ollama_runner_generated_tokens_seen_total", 3300, ("runner", "tokens seen in /slots")),
         ("ollama_log_generated_tokens_total", 2970, ("logs", "tokens of finished answers")),
-        ("ollama_log_generations_cut_off_total", 2, ("logs", "generations, finished or cut off")),
+        ("ollama_log_generations_cut_off_total", 2, ("logs", "generations, finished, abandoned or cut off")),
         ("ollama_log_loads_begun_total", 0, ("logs", "loads")),
         ("runner_died", 2, ("logs", "crashes")),
         ("prompt_truncated", 2, ("logs", "prompts truncated")),

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from exporter.ollamalog import CutOff, Event, Happened, Story, Told, parse
+from exporter.ollamalog import Abandoned, CutOff, Event, Happened, Story, Told, parse
 
 LOGS = Path(__file__).parent / "logs"
 BLOB = "sha256-941f309b54caaad6747569ba43712bcde44a2be3bae16c3282ff499c37c54af5"
@@ -93,6 +93,54 @@ def test_an_answer_that_ended_is_not_cut_off_whichever_line_was_the_last() -> No
     assert cut(*load("a"), *began(), released(), *load("b")) == {}, "cancelled"
     half = line((0, 0), "prompt eval time =      50.95 ms /    10 tokens (5.09 ms per token)")
     assert cut(*load("a"), *began(), half, *load("b")) == {"a:latest": 1}, "its own tokens are not"
+
+
+def prompt(tokens: int, slot: int = 0, task: int = 0) -> str:
+    return line((slot, task), f"new prompt, n_ctx_slot = 2048, n_keep = 4, task.n_tokens = {tokens}")
+
+
+def stopped(tokens: int, slot: int = 0, task: int = 0, what: str = "n_tokens") -> str:
+    return line((slot, task), f"stop processing: {what} = {tokens}, truncated = 0")
+
+
+def generation(tokens: int, slot: int = 0, task: int = 0) -> tuple[str, str, str]:
+    """One whose prompt has so many tokens, and is read."""
+    begins, samples = began(slot, task)
+    return begins, prompt(tokens, slot, task), samples
+
+
+def abandoned(*texts: str) -> list[tuple[str, int]]:
+    found = follow(texts, Story())
+    return [(told.name, told.event.tokens) for told in found if isinstance(told.event, Abandoned)]
+
+
+def test_what_was_made_for_a_client_who_left_is_what_is_in_the_cache_beyond_the_prompt() -> None:
+    assert abandoned(*load("a"), *generation(15), stopped(74)) == [("a:latest", 60)]
+    assert abandoned(*load("a"), *generation(15), stopped(15)) == [("a:latest", 1)], "one falls out of the prompt"
+    assert abandoned(*load("a"), *generation(15), told_of(), stopped(74)) == [], "it was finished"
+    assert abandoned(*load("a"), *generation(15), stopped(74), *load("b")) == [("a:latest", 60)], "once"
+
+
+def test_a_client_who_left_before_his_prompt_was_read_has_abandoned_no_generation() -> None:
+    begins, reads, _ = generation(900)
+    assert abandoned(*load("a"), begins, reads, stopped(512)) == []
+
+
+def test_where_the_context_was_shifted_or_a_line_is_missing_the_tokens_are_those_told_on_the_way() -> None:
+    assert abandoned(*load("a"), *generation(900), made(1400), stopped(1100)) == [("a:latest", 1400)]
+    assert abandoned(*load("a"), *generation(900), made(1400), stopped(800)) == [("a:latest", 1400)]
+    assert abandoned(*load("a"), *began(), made(120), stopped(800)) == [("a:latest", 120)], "no prompt was told"
+    older = stopped(800, what="n_past")
+    assert abandoned(*load("a"), *generation(15), made(120), older) == [("a:latest", 120)]
+
+
+def test_each_slot_has_its_own_prompt() -> None:
+    texts = (*generation(10, 0, 0), *generation(100, 1, 1), stopped(120, 1, 1), stopped(20, 0, 0))
+    assert abandoned(*load("a"), *texts) == [("a:latest", 21), ("a:latest", 11)]
+
+
+def test_whose_client_left_is_not_told_while_several_models_are_loaded() -> None:
+    assert abandoned(*load("a"), *load("b", 2), *generation(15), stopped(74)) == [("", 60)]
 
 
 def test_what_makes_no_tokens_is_no_generation() -> None:

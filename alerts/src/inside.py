@@ -89,16 +89,19 @@ def _tokens(window: str) -> str:
     """By the runners' own count, in which answers in the making are; else of ended answers by the server's own count,
     or by the runners' timing lines; else by what is seen of them growing: a lower bound. Where runners come and go, what
     each made after its last poll is lost: there the log tells more, as long as it does."""
-    counted, ended, logged, seen, ends = (
+    counted, ended, finished, abandoned, cut_off, seen, ends = (
         f"sum by ({SERVER}) (rate({family}[{window}]))"
         for family in (
             "ollama_runner_generated_tokens_total",
             "ollama_generated_tokens_total",
             "ollama_log_generated_tokens_total",
+            "ollama_log_abandoned_tokens_total",
+            "ollama_log_cut_off_seen_tokens_total",
             _SEEN_TOKENS,
             "ollama_runner_ends_seen_total",
         )
     )
+    logged = f"({finished} + {abandoned} + {cut_off})"
     return (
         f'{counted} and on ({SERVER}) ollama_source_up{{source="runner"}} == 1\n'
         f"unless on ({SERVER}) (\n"
@@ -111,14 +114,23 @@ def _tokens(window: str) -> str:
 
 
 def _tokens_estimate(window: str) -> str:
-    """By the log: each generation that was cut off counts as much as a finished one, and no less than what was told of
-    it on the way. Right where runners go after their answers, as in a swap; too high where answers break off or clients leave."""
-    ended, generations, cut, seen = (
+    """By the log: each generation that was cut off counts as much as one that told its tokens, finished or abandoned, and
+    no less than what was told of it on the way. Right where runners go after their answers, as in a swap; too high where
+    answers break off."""
+    finished, abandoned, generations, given_up, cut, seen = (
         f"sum by ({MODEL}) (rate(ollama_log_{what}_total[{window}]))"
-        for what in ("generated_tokens", "generations", "generations_cut_off", "cut_off_seen_tokens")
+        for what in (
+            "generated_tokens",
+            "abandoned_tokens",
+            "generations",
+            "generations_abandoned",
+            "generations_cut_off",
+            "cut_off_seen_tokens",
+        )
     )
-    likely = f"{ended} * (1 + {cut} / ({generations} > 0))"
-    least = f"{ended} + {seen}"
+    told = f"({finished} + {abandoned})"
+    likely = f"{told} * (1 + {cut} / ({generations} + {given_up} > 0))"
+    least = f"{told} + {seen}"
     here = f"and on ({SERVER}) {LOGS_READ}"
     return f"(\n  {likely}\n  >=\n  {least}\n  or\n  {least}\n)\n{here}"
 

@@ -23,10 +23,18 @@ class Expected:
 _ESTIMATE = "model:ollama_log_generated_tokens_estimate:rate_5m"
 
 
-def _logged(tokens: str, generations: str, cut_off: str, seen: str, read: str) -> tuple[Series, ...]:
+_NONE = count((0, 40))
+
+
+def _logged(
+    tokens: str, generations: str, cut_off: str, seen: str, read: str, left: tuple[str, str] = (_NONE, _NONE)
+) -> tuple[Series, ...]:
+    """`left`: tokens and generations whose clients did."""
     return (
         series("ollama_log_generated_tokens_total", MODEL, tokens),
+        series("ollama_log_abandoned_tokens_total", MODEL, left[0]),
         series("ollama_log_generations_total", MODEL, generations),
+        series("ollama_log_generations_abandoned_total", MODEL, left[1]),
         series("ollama_log_generations_cut_off_total", MODEL, cut_off),
         series("ollama_log_cut_off_seen_tokens_total", MODEL, seen),
         series("ollama_source_up", {**SERVER, "source": "logs"}, read),
@@ -36,10 +44,12 @@ def _logged(tokens: str, generations: str, cut_off: str, seen: str, read: str) -
 _TOKENS = "server:ollama_generated_tokens:rate_5m"
 
 
-def _made(by_runners: str, by_log: str, ends: str, read: str) -> tuple[Series, ...]:
+def _made(by_runners: str, by_log: str, ends: str, read: str, left: str = _NONE) -> tuple[Series, ...]:
     return (
         series("ollama_runner_generated_tokens_total", MODEL, by_runners),
         series("ollama_log_generated_tokens_total", MODEL, by_log),
+        series("ollama_log_abandoned_tokens_total", MODEL, left),
+        series("ollama_log_cut_off_seen_tokens_total", MODEL, _NONE),
         series("ollama_runner_ends_seen_total", {**MODEL, "reason": "unloaded"}, ends),
         series("ollama_source_up", {**SERVER, "source": "runner"}, steps((1, 40))),
         series("ollama_source_up", {**SERVER, "source": "logs"}, read),
@@ -55,12 +65,16 @@ EXPECTED = (
              _made(count((600, 40)), count((900, 40)), count((0, 10), (1, 1), (0, 29)), steps((1, 40))), ((13, 10.0),), _BY_SERVER),
     Expected(_TOKENS, "a storm of swaps: the log, which has what they made after their last poll; and without it their count",
              _made(count((120, 40)), count((600, 40)), count((20, 40)), steps((1, 20), (0, 20))), ((15, 10.0), (30, 2.0)), _BY_SERVER),
+    Expected(_TOKENS, "a storm of swaps that clients do not wait for: the log, with what was made for those who left",
+             _made(count((120, 40)), count((480, 40)), count((20, 40)), steps((1, 40)), count((120, 40))), ((15, 10.0),), _BY_SERVER),
     Expected(_TOKENS, "a storm of swaps, of long answers: what tells more",
              _made(count((600, 40)), count((120, 40)), count((20, 40)), steps((1, 40))), ((15, 10.0),), _BY_SERVER),
     Expected(_ESTIMATE, "nothing is cut off, and then the log cannot be read",
              _logged(count((600, 40)), count((6, 40)), count((0, 40)), count((0, 40)), steps((1, 20), (0, 20))), ((15, 10.0), (30, None))),
     Expected(_ESTIMATE, "one in five generations is cut off: it counts like the four others",
              _logged(count((480, 40)), count((4, 40)), count((1, 40)), count((0, 40)), steps((1, 40))), ((30, 10.0),)),
+    Expected(_ESTIMATE, "clients leave: what was made for them counts, and they count among those that tell how long one is",
+             _logged(count((480, 40)), count((3, 40)), count((1, 40)), count((0, 40)), steps((1, 40)), (count((120, 40)), count((1, 40)))), ((30, 12.5),)),
     Expected(_ESTIMATE, "long ones are cut off: no less than what they had told",
              _logged(count((480, 40)), count((4, 40)), count((1, 40)), count((420, 40)), steps((1, 40))), ((30, 15.0),)),
     Expected(_ESTIMATE, "none is finished: what they had told",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from benchmarks.truth.book import LETS_GO, Bounds, Request, Span
@@ -26,12 +26,12 @@ from benchmarks.truth.run import Run, busy_slots, crashed, unanswered_requests, 
 from benchmarks.truth.runners import Runner
 from benchmarks.truth.slots import Look, tasks, unwatched
 from exporter import catalog
+from exporter.model import Family
 
 EXACT = 0.99
 """Share of readings of unanswered requests that have to be exact."""
 NEAR = 0.01
 """Share by which tokens may be off."""
-_CUT_OFF, _CUT_OFF_TOKENS = "ollama_log_generations_cut_off_total", "ollama_log_cut_off_seen_tokens_total"
 
 Verdict = str
 YES, NO, LOWER, UNKNOWN, TOLD = "yes", "**NO**", "a lower bound", "cannot be judged", ""
@@ -115,19 +115,22 @@ def _tokens(run: Run) -> Iterator[Row]:
     finished = [r for r in run.requests if r.outcome == "done" and r.model in run.chat]
     logged = run.gained(catalog.LOG_GENERATED_TOKENS)
     yield _finished("tokens of finished answers", sum(r.tokens for r in finished), whole.high, logged)
-    yield _amount("logs", "all tokens made", Amount(whole, logged), lower=True)
+    logged = _sum((logged, run.gained(catalog.LOG_ABANDONED_TOKENS)))
+    yield _amount("logs", "all tokens made, abandoned ones too", Amount(whole, logged), lower=True)
+    logged = _sum((logged, run.gained(catalog.LOG_CUT_OFF_TOKENS)))
     recorded = max(counted or 0.0, logged or 0.0) if _end_often(run) else counted
     yield _amount("rules", "tokens of the server, as recorded", Amount(whole, recorded), short)
     prompt_tokens = _sum((run.gained(catalog.LOG_PROMPT_TOKENS), run.gained(catalog.LOG_CACHED_TOKENS)))
     embedded = sum(r.prompt_tokens for r in run.requests if r.kind == "embed")
     of_prompts = sum(r.prompt_tokens for r in finished)
     yield _finished("prompt tokens of finished answers", of_prompts, read_whole.high + embedded, prompt_tokens)
-    if (cut_off := run.gained(_CUT_OFF)) is not None:
+    if (cut_off := run.gained(catalog.LOG_CUT_OFF)) is not None:
         rest = sum(r.outcome not in ("done", "refused") or r.kind == "embed" for r in run.requests)
-        generations = _sum((run.gained(catalog.LOG_GENERATIONS), cut_off))
-        yield _whole("generations, finished or cut off", Bounds(len(finished), len(finished) + rest), generations)
-        both = Amount(whole, _sum((logged, run.gained(_CUT_OFF_TOKENS))))
-        yield _amount("logs", f"tokens, with those told of {cut_off:.0f} cut off", both, lower=True)
+        generations = _sum((run.gained(catalog.LOG_GENERATIONS), run.gained(catalog.LOG_ABANDONED), cut_off))
+        true = Bounds(len(finished), len(finished) + rest)
+        yield _whole("generations, finished, abandoned or cut off", true, generations)
+        what = f"tokens, with those told of {cut_off:.0f} cut off"
+        yield _amount("logs", what, Amount(whole, logged), lower=True)
         guess = _amount("logs", "tokens, as the recorded rule estimates them", Amount(whole, _estimate(run)))
         yield replace(guess, verdict=TOLD)
 
@@ -138,12 +141,17 @@ def _end_often(run: Run) -> bool:
 
 
 def _estimate(run: Run) -> float:
-    """As alerts/recording.rules.yml does it: those cut off are as long as those that were finished."""
+    """As alerts/recording.rules.yml does it: those cut off are as long as those that told their tokens."""
     estimate = 0.0
     for labels, _ in run.pages[-1].samples.get(catalog.LOG_GENERATIONS.name, ()):
-        tokens = run.gained(catalog.LOG_GENERATED_TOKENS, **labels) or 0.0
-        finished, cut_off = run.gained(catalog.LOG_GENERATIONS, **labels), run.gained(_CUT_OFF, **labels)
-        estimate += tokens * (1 + (cut_off or 0.0) / finished) if finished else 0.0
+
+        def gained(*families: Family, labels: Mapping[str, str] = labels) -> float:
+            return _sum(run.gained(family, **labels) for family in families) or 0.0
+
+        tokens = gained(catalog.LOG_GENERATED_TOKENS, catalog.LOG_ABANDONED_TOKENS)
+        told = gained(catalog.LOG_GENERATIONS, catalog.LOG_ABANDONED)
+        likely = tokens * (1 + gained(catalog.LOG_CUT_OFF) / told) if told else 0.0
+        estimate += max(likely, tokens + gained(catalog.LOG_CUT_OFF_TOKENS))
     return estimate
 
 

@@ -379,11 +379,12 @@ _LINES = Row(
         panels.graph(
             608,
             "Tokens by the log: told, and estimated",
-            "How many tokens were made, with those of generations that were cut off? told: of finished answers. cut"
-            " off, seen: what runners had told of the others on the way. estimate: each that was cut off counts like a"
-            " finished one; too high where answers break off, or clients leave.",
+            "How many tokens were made, and for whom? finished: of answers that came to their end. abandoned: made for"
+            " clients who left before. cut off, seen: what runners had told of those that went with them. estimate:"
+            " each of these counts like one of the others; too high where answers break off.",
             [
-                Query(f"sum({rate(catalog.LOG_GENERATED_TOKENS)})", "told"),
+                Query(f"sum({rate(catalog.LOG_GENERATED_TOKENS)})", "finished"),
+                Query(f"sum({rate(catalog.LOG_ABANDONED_TOKENS)})", "abandoned"),
                 Query(f"sum({rate(catalog.LOG_CUT_OFF_TOKENS)})", "cut off, seen"),
                 Query(f"sum({pick(names.LOG_TOKENS_ESTIMATE)})", "estimate, 5 min"),
             ],

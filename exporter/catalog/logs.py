@@ -64,6 +64,17 @@ LOG_GENERATION_SECONDS = Family(
     "Time in which runners generated those tokens, summed over slots.",
     _SM, "seconds",
 )  # fmt: skip
+LOG_ABANDONED = Family(
+    "ollama_log_generations_abandoned_total", "counter",
+    "Generations that a runner ended before their end, mostly because the client had left: work that nobody reads."
+    " model as in ollama_log_generations_total.",
+    _SM,
+)  # fmt: skip
+LOG_ABANDONED_TOKENS = Family(
+    "ollama_log_abandoned_tokens_total", "counter",
+    "Tokens that were made for them (0.30 and newer); where the context was shifted meanwhile, a lower bound.",
+    _SM, "tokens",
+)  # fmt: skip
 LOG_CUT_OFF = Family(
     "ollama_log_generations_cut_off_total", "counter",
     "Generations that were begun and whose runner was gone before it had written their end: ended by Ollama to make room,"

@@ -117,9 +117,19 @@ class Generated:
 
 @dataclass(frozen=True, slots=True)
 class Released:
-    """A slot has ended its task: answered or cancelled."""
+    """A slot has ended its task: answered or cancelled. `tokens`: of prompt and answer that were read again or are in
+    the cache by then, which the answer's last one is not; None where it is not told."""
 
     key: Key
+    tokens: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Abandoned:
+    """A generation that its runner ended before its end, mostly because its client had left, and how many tokens were
+    made for it. Not a line: what `Tasks` makes of several."""
+
+    tokens: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,7 +240,7 @@ class Misfit:
 
 
 Event = (
-    Access | Began | NewPrompt | Cached | Sampling | Progress | Processed | Generated | Released | CutOff | Drafted
-    | Truncated | Shifted | LoadBegan | LoadFailed | Named | Started | Placed | Loaded | Listening | Configured
-    | Happened | Terminated | Misfit
+    Access | Began | NewPrompt | Cached | Sampling | Progress | Processed | Generated | Released | Abandoned | CutOff
+    | Drafted | Truncated | Shifted | LoadBegan | LoadFailed | Named | Started | Placed | Loaded | Listening
+    | Configured | Happened | Terminated | Misfit
 )  # fmt: skip

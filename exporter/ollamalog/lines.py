@@ -282,7 +282,7 @@ _NEW_PROMPT = re.compile(rb"new prompt, .*task\.n_tokens = ([0-9]{1,12})")
 _CACHED = re.compile(rb"cached n_tokens = ([0-9]{1,12}),")
 _SAMPLING = re.compile(rb"init sampler")
 _PROGRESS = re.compile(rb"n_gen = +([0-9]{1,12}),")
-_RELEASED = re.compile(rb"stop processing")
+_RELEASED = re.compile(rb"stop processing(?:: n_tokens = ([0-9]{1,12}),)?")
 _DRAFT = re.compile(rb"draft acceptance = .*\( *([0-9]{1,12}) accepted / *([0-9]{1,12}) generated\)")
 _SHIFT = re.compile(rb"slot context shift, .*n_discard = ([0-9]{1,12})")
 
@@ -302,7 +302,9 @@ def _slot(line: bytes) -> Event | None:
     for beginning, pattern, make in _SAYINGS:
         if said.startswith(beginning):
             numbers = pattern.match(said)
-            return make(key, [int(number) for number in numbers.groups()]) if numbers else Misfit("slot")
+            if numbers is None:
+                return Misfit("slot")
+            return make(key, [int(number) for number in numbers.groups() if number is not None])
     return None
 
 
@@ -312,7 +314,7 @@ _SAYINGS: tuple[tuple[bytes, re.Pattern[bytes], Callable[[Key, list[int]], Event
     (b"cached n_tokens", _CACHED, lambda key, numbers: Cached(key, numbers[0])),
     (b"init sampler", _SAMPLING, lambda key, _: Sampling(key)),
     (b"n_gen =", _PROGRESS, lambda key, numbers: Progress(key, numbers[0])),
-    (b"stop processing", _RELEASED, lambda key, _: Released(key)),
+    (b"stop processing", _RELEASED, lambda key, numbers: Released(key, numbers[0] if numbers else None)),
     (b"draft acceptance", _DRAFT, lambda _, numbers: Drafted(numbers[1], numbers[0])),
     (b"slot context shift", _SHIFT, lambda _, numbers: Shifted(numbers[0])),
 )

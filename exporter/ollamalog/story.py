@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from exporter.ollamalog.deaths import Deaths
 from exporter.ollamalog.events import (
+    Abandoned,
     Began,
     Cached,
     Configured,
@@ -30,7 +31,7 @@ from exporter.ollamalog.events import (
     Started,
     Terminated,
 )
-from exporter.ollamalog.tasks import NOBODY, Owner, Tasks
+from exporter.ollamalog.tasks import NOBODY, NOTHING, Owner, Tasks
 
 _PROMPTS_MAX = 4096
 
@@ -87,6 +88,7 @@ class Story:
                 yield Told(event)
             case NewPrompt():
                 self._await(event)
+                yield from _ended(self._tasks.follow(event, self._owner()))
             case Cached():
                 if event.key in self._prompts:
                     self._prompts.remove(event.key)
@@ -94,10 +96,10 @@ class Story:
             case Happened() | LoadFailed() | Terminated():
                 yield from self._happened(event)
             case Began() | Sampling() | Progress() | Released():
-                yield from _cut_off(self._tasks.follow(event, self._owner()))
+                yield from _ended(self._tasks.follow(event, self._owner()))
             case Processed() | Generated() | Drafted() | Shifted():
                 if isinstance(event, Generated):
-                    yield from _cut_off(self._tasks.follow(event, self._owner()))
+                    yield from _ended(self._tasks.follow(event, self._owner()))
                 yield self._of_the_only_runner(event)
             case _:
                 yield Told(event)
@@ -112,7 +114,7 @@ class Story:
         self._echoes = 0
         self._prompts.clear()
         self._deaths = Deaths()
-        yield from _cut_off(self._tasks.over())
+        yield from _ended(self._tasks.over())
 
     def _owner(self) -> Owner:
         return (self._only.name, self._only.blob) if self._only else NOBODY
@@ -136,7 +138,7 @@ class Story:
     def _placed(self, event: Placed) -> Iterator[Told]:
         load = self._loading
         self._only = load if event.runners == 1 else None
-        yield from _cut_off(self._tasks.placed(event.runners))
+        yield from _ended(self._tasks.placed(event.runners))
         yield from map(Told, self._deaths.placed(event.runners))
         if load is None:
             return
@@ -164,5 +166,5 @@ class Story:
         yield from map(Told, self._deaths.follow(event, loading))
 
 
-def _cut_off(said: Iterable[tuple[Owner, CutOff]]) -> Iterator[Told]:
-    return (Told(cut, *owner) for owner, cut in said if cut.generations or cut.tokens)
+def _ended(said: Iterable[tuple[Owner, Abandoned | CutOff]]) -> Iterator[Told]:
+    return (Told(what, *owner) for owner, what in said if what != NOTHING)

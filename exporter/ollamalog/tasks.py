@@ -12,12 +12,22 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from exporter.ollamalog.events import Began, CutOff, Generated, Key, Progress, Released, Sampling
+from exporter.ollamalog.events import (
+    Abandoned,
+    Began,
+    CutOff,
+    Generated,
+    Key,
+    NewPrompt,
+    Progress,
+    Released,
+    Sampling,
+)
 
 _SLOTS_MAX, _TASKS_MAX = 1024, 256
 """Numbers of slots; tasks without an end on slots of one number."""
 
-_NOTHING = CutOff(0, 0)
+NOTHING = CutOff(0, 0)
 
 Owner = tuple[str, str]
 """Name and weights of the model whose runner has a task, as far as they are known."""
@@ -28,6 +38,8 @@ NOBODY: Owner = ("", "")
 class _Task:
     number: int
     owner: Owner
+    prompt: int | None = None
+    """Tokens."""
     generates: bool = False
     tokens: int = 0
     ended: bool = False
@@ -41,7 +53,7 @@ class _Slot:
 
     tasks: list[_Task] = field(default_factory=list)
     lost: int = 0
-    told: CutOff = _NOTHING
+    told: CutOff = NOTHING
 
     def find(self, number: int, ended: bool) -> _Task | None:
         """Of two tasks with the same number, the later one speaks: the lines of the other ended with its runner."""
@@ -60,7 +72,7 @@ class _Slot:
         self.lost = max(min(self.lost, len(self.tasks)), len(self.tasks) - kept)
         if self.lost == 0:
             return
-        if kept == 0 and self.told == _NOTHING:
+        if kept == 0 and self.told == NOTHING:
             yield from ((task.owner, _sum((task,), 1)) for task in self.tasks)
             return
         tasks, told = self.tasks[:-1] if fresh else self.tasks, self.told
@@ -86,16 +98,20 @@ class Tasks:
         self._alive: int | None = None
         """The most runners that can have tasks; None while that is not known."""
 
-    def follow(self, event: Began | Sampling | Progress | Generated | Released, owner: Owner) -> Iterator[_Said]:
+    def follow(
+        self, event: Began | NewPrompt | Sampling | Progress | Generated | Released, owner: Owner
+    ) -> Iterator[_Said]:
         if isinstance(event, Began):
             yield from self._begin(event.key, owner)
             return
         if isinstance(event, Released):
-            self._end(event.key)
+            yield from self._end(event)
             return
         slot = self._slots.get(event.key[0])
         task = slot.find(event.key[1], ended=False) if slot else None
         match event:
+            case NewPrompt() if task and task.prompt is None:
+                task.prompt = event.tokens
             case Sampling() if slot:
                 slot.sample(event.key[1])
             case Progress() if task:
@@ -137,14 +153,25 @@ class Tasks:
         elif self._alive is not None:
             yield from slot.lose(self._alive, fresh=True)
 
-    def _end(self, key: Key) -> None:
+    def _end(self, event: Released) -> Iterator[_Said]:
         """A task that has told what it came to is ended first: another one with its number is of a runner that went."""
-        slot = self._slots.get(key[0])
+        slot = self._slots.get(event.key[0])
         if slot is None:
             return
-        task = slot.find(key[1], ended=True) or slot.find(key[1], ended=False)
-        if task is not None:
-            slot.tasks.remove(task)
+        task = slot.find(event.key[1], ended=True) or slot.find(event.key[1], ended=False)
+        if task is None:
+            return
+        slot.tasks.remove(task)
+        if task.generates and not task.ended:
+            yield task.owner, Abandoned(_made(task, event.tokens))
 
 
-_Said = tuple[Owner, CutOff]
+def _made(task: _Task, tokens: int | None) -> int:
+    """Of a task that ended with so many tokens in its slot's cache: its prompt's, and all but the last of its answer's.
+    Less are in there where the context was shifted."""
+    if tokens is None or task.prompt is None or tokens < task.prompt:
+        return task.tokens
+    return max(task.tokens, tokens - task.prompt + 1)
+
+
+_Said = tuple[Owner, Abandoned | CutOff]

@@ -353,6 +353,8 @@ class Tally:
                 catalog.LOG_CACHED_TOKENS,
                 catalog.LOG_GENERATED_TOKENS,
                 catalog.LOG_GENERATION_SECONDS,
+                catalog.LOG_ABANDONED,
+                catalog.LOG_ABANDONED_TOKENS,
                 catalog.LOG_CUT_OFF,
                 catalog.LOG_CUT_OFF_TOKENS,
                 catalog.LOG_SHIFTED_TOKENS,
@@ -447,6 +449,9 @@ class Tally:
                 self._of_model[catalog.LOG_GENERATIONS].add(model=model)
                 self._of_model[catalog.LOG_GENERATED_TOKENS].add(tokens, model=model)
                 self._of_model[catalog.LOG_GENERATION_SECONDS].add(took, model=model)
+            case ollamalog.Abandoned(tokens):
+                self._of_model[catalog.LOG_ABANDONED].add(model=model)
+                self._of_model[catalog.LOG_ABANDONED_TOKENS].add(tokens, model=model)
             case ollamalog.CutOff(generations, tokens):
                 self._of_model[catalog.LOG_CUT_OFF].add(generations, model=model)
                 self._of_model[catalog.LOG_CUT_OFF_TOKENS].add(tokens, model=model)
