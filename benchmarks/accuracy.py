@@ -17,6 +17,7 @@ import multiprocessing
 import random
 import re
 import signal
+import statistics
 import sys
 import tempfile
 import time
@@ -42,6 +43,7 @@ _TURN = 5.0
 _KILL_EVERY = 30.0
 _SETTLES = 15.0
 """Seconds in which the sources notice what came before, at both ends of a run."""
+_ADDED_ROUNDS = 3
 _FROM = re.compile(r"^FROM \S*(sha256-[0-9a-f]{64})$", re.M)
 
 
@@ -58,6 +60,7 @@ def main() -> int:
         rows = list(table.rows(run))
         if options.cost_seconds:
             run.cost = _cost(options, kind, address)
+            run.added = _added(options, address, serve)
         report.markdown(run, rows, say)
         good = (
             good
@@ -85,7 +88,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--pause", type=float, default=2.5, help="seconds of a user between two requests, on average")
     parser.add_argument("--burst", type=int, default=0, help="users that come at once; more than OLLAMA_MAX_QUEUE")
     parser.add_argument("--long", type=int, default=4500, help="words of a prompt that does not fit the context")
-    parser.add_argument("--cost-seconds", type=float, default=60.0)
+    parser.add_argument("--cost-seconds", type=float, default=60.0, help="0: what it costs is not measured")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--out", type=Path)
     return parser.parse_args()
@@ -227,6 +230,31 @@ def _cost(options: argparse.Namespace, kind: str, address: tuple[str, int]) -> d
             client.recv()
             took = time.monotonic() - begun
             return {name: (program.cpu() - before[name]) / took * 1e3 for name, program in running.items()}
+
+
+def _added(options: argparse.Namespace, address: tuple[str, int], serve: int) -> dict[str, float]:
+    """CPU of the server and of its runner, which nobody uses, while exporters look at it: at the times that are set by
+    default, one exporter after the other, and none in between."""
+    cases: dict[str, tuple[str, ...] | None] = {"nobody": None, "api": (), **{f"api, {one}": (one,) for one in SOURCES}}
+    _asked(address, "POST", "/api/generate", {"model": options.chat[0], "keep_alive": -1})
+    found: dict[str, list[float]] = {}
+    for name, sources in [*cases.items(), ("all", SOURCES)] * _ADDED_ROUNDS:
+        with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
+            if sources is not None:
+                listen, settings = f"127.0.0.1:{programs.free_port()}", _settings(options, None, sources)
+                stack.enter_context(programs.exporter(Path(folder), name, listen, settings))
+                time.sleep(5.0)
+            before, begun = _work(serve), time.monotonic()
+            time.sleep(options.cost_seconds / _ADDED_ROUNDS)
+            took = time.monotonic() - begun
+            found.setdefault(name, []).append((_work(serve) - before) / took * 1e3)
+    return {name: statistics.median(each) for name, each in found.items()}
+
+
+def _work(serve: int) -> float:
+    """Seconds of CPU that a server and those of its children that are alive have had."""
+    server = psutil.Process(serve)
+    return sum(times.user + times.system for times in (one.cpu_times() for one in (server, *server.children())))
 
 
 if __name__ == "__main__":

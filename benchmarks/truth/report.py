@@ -39,6 +39,11 @@ def markdown(run: Run, table: Sequence[Row], say: Callable[[str], None]) -> None
         base = run.cost["api"]
         for name, cost in run.cost.items():
             say(f"| {name} | {cost:.2f} | {cost - base:+.2f} |")
+    if run.added:
+        say("\n| who looks | CPU of Ollama and its idle runner, ms a second | adds |\n|---|---:|---:|")
+        base = run.added["nobody"]
+        for name, added in run.added.items():
+            say(f"| {name} | {added:.2f} | {added - base:+.2f} |")
 
 
 def raw(run: Run, table: Sequence[Row]) -> dict[str, Any]:
@@ -48,6 +53,7 @@ def raw(run: Run, table: Sequence[Row]) -> dict[str, Any]:
         "kind": run.kind,
         "rows": [asdict(row) for row in table],
         "cost": run.cost,
+        "added": run.added,
         "wrong": {"unanswered requests": unanswered_requests(run).wrong, **busy},
         "requests": [asdict(request) for request in run.requests],
         "cut": run.cut,

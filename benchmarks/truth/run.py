@@ -41,6 +41,7 @@ class Run:
     lost: int
     machine: float
     cost: dict[str, float] = field(default_factory=dict)
+    added: dict[str, float] = field(default_factory=dict)
     cut: dict[int, dict[str, Any]] = field(default_factory=dict)
 
     @property
