@@ -12,7 +12,8 @@ SOCKETS_UNANSWERED = Family(
     " they wait for a load or a slot, have their prompt read, or get an answer that is not streamed. Any request counts,"
     " also a quick /api/tags at that moment; the exporter's own do not, unless they come through docker-proxy. A proxy's"
     " connections count as its users' do. An answer and the next request within one tick of the kernel's clock are told apart"
-    " by what was before: while a full queue refuses clients who ask again at once, one of them can be taken for waiting.",
+    " by what was before, and while a full queue refuses by counting segments: one who asks again at once, and whose requests"
+    " take now more of them and now less, can be taken for waiting then.",
     _S,
 )  # fmt: skip
 SOCKETS_UNANSWERED_MAX = Family(
