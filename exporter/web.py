@@ -74,7 +74,7 @@ class Operator(Protocol):
         """Paths of the pages that only some want, as far as the configuration has a use for them."""
 
     def rendered(self, seconds: float, size: int) -> None:
-        """The last render of /metrics took this long and gave this many bytes before compression."""
+        """The last /metrics was laid out in this time, and has this many bytes before compression."""
 
 
 # --- routes ----------------------------------------------------------------------------------------------------------

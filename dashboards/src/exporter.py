@@ -204,9 +204,9 @@ _PAGE = Row(
             303,
             "Time to make and to fetch the page",
             "Is scraping cheap? Milliseconds; a scrape takes no look at servers. A scrape much longer than the"
-            " rendering is the network.",
+            " layout is joining, compressing and the network.",
             [
-                Query(over("max", "instance", pick(catalog.EXPORTER_RENDER)), "{{instance}} rendering"),
+                Query(over("max", "instance", pick(catalog.EXPORTER_RENDER)), "{{instance}} layout"),
                 Query(_of_exporters(names.SCRAPE_DURATION), "{{instance}} scrape"),
             ],
             Look(SECONDS, least=0),

@@ -33,8 +33,11 @@ EXPORTER_LAG = Family(
     "How late the exporter's polls start, against their schedule: the event loop's own delay.", (), "seconds", LAG_BUCKETS,
 )  # fmt: skip
 EXPORTER_RENDER = Family(
-    "ollama_exporter_render_duration_seconds", "gauge", "CPU-side time of the last render of /metrics.", (), "seconds"
-)
+    "ollama_exporter_render_duration_seconds", "gauge",
+    "How long the event loop took to lay out the last /metrics. It is joined piece by piece while it is sent or compressed,"
+    " which is not in it.",
+    (), "seconds",
+)  # fmt: skip
 EXPORTER_SERIES = Family("ollama_exporter_series", "gauge", "Series on the last rendered /metrics.")
 EXPORTER_PAGE = Family(
     "ollama_exporter_page_bytes", "gauge", "Size of the last rendered /metrics, before compression.", (), "bytes"
