@@ -42,7 +42,7 @@ from exporter.sources.runner import NAMELESS, NAMELESS_PORTS, RunnerSource
 from exporter.sources.runner.asking import BEHIND_KEY, NO_METRICS, NO_SLOTS, OLD
 from exporter.sources.runner.counts import OTHER, Missing
 from exporter.sources.runner.listing import Listing
-from exporter.sources.runner.seen import UNKNOWN, Runner, argument, grown
+from exporter.sources.runner.seen import UNKNOWN, Growth, Runner, argument, grown
 from tests.scene import ENDPOINT, PATIENT, Seen, meanwhile, virtually
 from tests.wire import recorded
 
@@ -453,6 +453,20 @@ async def test_counters_outlive_their_runner() -> None:
 )
 def test_what_grew_in_a_slot(before: Slot | None, now: Slot, tokens: int) -> None:
     assert grown(before, now) == tokens
+
+
+def test_tokens_of_the_task_before_are_not_counted_beside_a_tasks_own() -> None:
+    growth = Growth(born=True)
+    for slot in (
+        Slot(0, True, task=1, held=20, decoded=40),
+        Slot(0, False, task=1, held=28, decoded=0),
+        Slot(0, True, task=2, held=28, decoded=48),  # just taken, and not begun yet
+        Slot(0, True, task=2, held=20, decoded=4),
+        Slot(0, True, task=2, held=30, decoded=14),
+        Slot(0, False, task=2, held=64, decoded=0),
+    ):
+        growth.see([slot])
+    assert growth.tokens == 96
 
 
 # --- runners that die, and models without one ------------------------------------------------------------------------

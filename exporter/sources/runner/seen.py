@@ -49,12 +49,25 @@ class Growth:
 
     def __init__(self, born: bool) -> None:
         self._before: dict[int, Slot] | None = {} if born else None
+        self._reached: dict[int, tuple[int | None, int]] = {}
+        """Of each slot: its task, and the most tokens that this was seen to have. In some builds a slot that has just
+        taken a task shows those of the task before for a moment; its own are not counted on top of them."""
         self.tokens = 0
 
     def see(self, rows: Iterable[Slot]) -> None:
         before, self._before = self._before, {slot.number: slot for slot in rows}
-        if before is not None:
-            self.tokens += sum(grown(before.get(slot.number), slot) for slot in self._before.values())
+        for slot in self._before.values():
+            more = self._beyond(None if before is None else before.get(slot.number), slot)
+            self.tokens += more if before is not None else 0
+
+    def _beyond(self, before: Slot | None, now: Slot) -> int:
+        """What a slot's task has by now, beyond what was seen of it."""
+        task, most = self._reached.get(now.number, (None, 0))
+        reached = most if task == now.task else 0
+        more = grown(before, now)
+        start = before.decoded or 0 if before is not None and before.busy and before.task == now.task else 0
+        self._reached[now.number] = now.task, max(reached, start + more)
+        return max(0, min(more, start + more - reached))
 
 
 def grown(before: Slot | None, now: Slot) -> int:
