@@ -69,7 +69,9 @@ RUNNER_LONGEST = Family(
 RUNNER_TOKENS_SEEN = Family(
     "ollama_runner_generated_tokens_seen_total", "counter",
     "Tokens made, as seen growing in /slots from poll to poll; smooth while an answer is long in the making. A lower"
-    " bound: an answer that begins and ends between two polls is missed, and of others part of the last tokens can be.",
+    " bound: an answer that begins and ends between two polls is missed, and of others part of the last tokens can be. But"
+    " some builds show the tokens of the task before for a moment after a slot has taken the next: where that is shorter, the"
+    " difference is too many.",
     _SM,
 )  # fmt: skip
 RUNNER_TOKENS = Family(
