@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import signal
-import threading
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
@@ -35,9 +33,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 Load = Callable[[], Config]
-
-_LAST_WAIT = 0.5
-"""Seconds that threads are given at the very end."""
 
 
 class Exporter:
@@ -250,16 +245,7 @@ def _signals(exporter: Exporter) -> Iterator[asyncio.Event]:
 
 
 def _complete(main: Coroutine[None, None, int]) -> int:
-    """Run to the end, and then end: a thread that hangs in a system call (a dead network disk) must not hold us up."""
+    """Run to the end. The loop's threads are not waited for: one may hang in a system call (a dead network disk)."""
     let_garbage_wait()
-    runner = asyncio.Runner(loop_factory=Loop)
-    code = 1
-    try:
-        code = runner.run(main)
-    finally:
-        deadline = threading.Timer(_LAST_WAIT, os._exit, (code,))
-        deadline.daemon = True
-        deadline.start()
-        runner.close()
-        deadline.cancel()
-    return code
+    with asyncio.Runner(loop_factory=Loop) as runner:
+        return runner.run(main)

@@ -1,60 +1,127 @@
-"""Threads for what may hang in the kernel, such as a disk whose server is gone. Nobody waits for them at the end."""
+"""Threads for what blocks, and may hang in the kernel, such as a disk whose server is gone.
+
+Nobody waits for them at the end of the program, and nobody for their beginning: `threading.Thread.start` does, and a
+thread that dies before it can say that it runs, for want of memory, is waited for forever (python/cpython#140746). On
+the event loop that was the end of the exporter, alive and silent.
+"""
 
 from __future__ import annotations
 
+import _thread
 import asyncio
 import threading
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from functools import partial
-from typing import Any, TypeVar
+from queue import Empty, SimpleQueue
+from typing import Any, TypeAlias, TypeVar
+
+_IDLE = 30.0
+"""Seconds after which a thread that has nothing to do ends. More than lies between two looks at the machine."""
 
 _T = TypeVar("_T")
+_Job: TypeAlias = tuple[Future[Any], Callable[[], Any]]
 
 
 class Lane:
-    """Where one thing after the other is done, each in a thread of its own. One that hangs is not followed by another,
-    so that threads do not pile up; what it finds in the end is nobody's any more."""
+    """Where one thing after the other is done, in a thread. What hangs is not followed by another, so that threads do
+    not pile up; what it finds in the end is nobody's any more."""
 
-    def __init__(self, name: str) -> None:
-        self._busy, self._threads = threading.Lock(), Threads(name)
+    def __init__(self) -> None:
+        self._threads = Threads(1)
+        self._last: Future[Any] | None = None
 
     async def run(self, act: Callable[[], _T], within: float) -> _T:
         """Raises TimeoutError when it takes longer than `within` seconds, or the one before still hangs."""
-        if not self._busy.acquire(blocking=False):
+        if self._last is not None and not self._last.done():
             raise TimeoutError
-        try:
-            answer = asyncio.get_running_loop().run_in_executor(self._threads, self._alone, act)
-        except RuntimeError:  # no thread can be started
-            self._busy.release()
-            raise
+        answer = self._threads.submit(act)
+        self._last = answer
         async with asyncio.timeout(within):
-            return await answer
-
-    def _alone(self, act: Callable[[], _T]) -> _T:
-        try:
-            return act()
-        finally:
-            self._busy.release()
+            return await asyncio.wrap_future(answer)
 
 
 class Threads(Executor):
-    """A thread for each call. Those of a pool would be joined at the end of the program, hang as they may."""
+    """`most` threads at most, begun when they are needed. Who gives up waits for `cancel()` of what has not begun, by
+    which it is forgotten."""
 
-    def __init__(self, name: str) -> None:
-        self._name = name
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._lock = threading.Lock()
+        self._waiting: deque[_Job] = deque()
+        self._handed: SimpleQueue[_Job] = SimpleQueue()
+        self._idle = self._alive = 0
+        """`idle`: threads that wait for what is handed to them, less what has been handed and not been taken yet."""
 
     def submit(self, fn: Callable[..., _T], /, *args: Any, **kwargs: Any) -> Future[_T]:
+        """Raises RuntimeError or MemoryError when there is no thread and none can be begun."""
         future: Future[_T] = Future()
-        future.set_running_or_notify_cancel()
-        threading.Thread(target=_do, args=(future, partial(fn, *args, **kwargs)), name=self._name, daemon=True).start()
+        job: _Job = future, partial(fn, *args, **kwargs)
+        with self._lock:
+            if self._idle:
+                self._idle -= 1
+                self._handed.put(job)
+                return future
+            while self._waiting and self._waiting[0][0].cancelled():
+                self._waiting.popleft()
+            self._waiting.append(job)
+        try:
+            self.attend()
+        except (RuntimeError, MemoryError):
+            with self._lock:
+                if not self._alive and job in self._waiting:
+                    self._waiting.remove(job)
+                    raise
         return future
 
+    def attend(self) -> None:
+        """Begins a thread if something waits for one and there may be one more. `submit` does; who waits for long does
+        it again, in case that thread died as it was born."""
+        with self._lock:
+            wanted = bool(self._waiting) and self._alive < self._most
+        if wanted:
+            _thread.start_new_thread(self._live, ())
 
-def _do(future: Future[_T], act: Callable[[], _T]) -> None:
+    def _live(self) -> None:
+        with self._lock:
+            if self._alive >= self._most:  # more were begun before the first of them was counted
+                return
+            self._alive += 1
+        while True:
+            try:
+                if (job := self._next()) is None:
+                    return
+                _do(*job)
+            except MemoryError:  # whoever waits for the answer gives up in time; the next one may have it
+                pass
+            finally:
+                job = None
+
+    def _next(self) -> _Job | None:
+        """None: it is time to end."""
+        with self._lock:
+            if self._waiting:
+                return self._waiting.popleft()
+            self._idle += 1
+        try:
+            return self._handed.get(timeout=_IDLE)
+        except (Empty, MemoryError):
+            with self._lock:
+                if self._idle:
+                    self._idle -= 1
+                    self._alive -= 1
+                    return None
+            return self._handed.get()  # it was handed over just now
+
+
+def _do(future: Future[Any], act: Callable[[], Any]) -> None:
+    if not future.set_running_or_notify_cancel():
+        return
     try:
         result = act()
     except BaseException as error:  # noqa: BLE001 - it is raised where it was asked for
         future.set_exception(error)
+        del future  # by its traceback the error would hold itself
     else:
         future.set_result(result)

@@ -10,7 +10,6 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol, TypeVar, cast
@@ -30,12 +29,13 @@ from exporter.negotiation import OPENMETRICS, PLAIN, accepts_gzip, content_type,
 from exporter.probing import Question, Refusal, Seen
 from exporter.probing.report import report
 from exporter.status import page
+from exporter.threads import Threads
 
 _LARGE_BYTES = 256 * 1024  # from here on, compressing takes more than the event loop should give
 _FAST = 1  # as small as zlib's own level 1 in a fifth of its time
 _GZIP = 31  # of zlib's window sizes, the one that means gzip's frame
 
-_PAGES = ThreadPoolExecutor(2, "page")
+_PAGES = Threads(2)
 """Pages are not made where sources look at things that may hang, or a scrape would wait for a dead disk."""
 
 _T = TypeVar("_T")

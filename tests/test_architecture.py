@@ -12,8 +12,8 @@ PACKAGE = ROOT / "exporter"
 
 # The rooms, from the bottom up. A module may import from rows below its own, and from the modules listed beside it.
 ROWS: tuple[frozenset[str], ...] = (
-    frozenset({"model", "logs", "loop", "threads", "deadline", "connection"}),
-    frozenset({"catalog", "relabel", "text"}),
+    frozenset({"model", "logs", "threads", "deadline", "connection"}),
+    frozenset({"catalog", "relabel", "text", "loop"}),
     frozenset(
         {
             "ollama",

@@ -5,13 +5,13 @@ Other servers may run here too, so tests look only for what they started.
 
 from __future__ import annotations
 
+import _thread
 import contextlib
 import json
 import os
 import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -550,18 +550,29 @@ def test_a_disk_that_hangs_is_waited_for_once_and_what_was_known_stays(tmp_path:
     hanging.parent.mkdir()
     os.mkfifo(hanging)  # to open it waits for a writer
     now[0] = 30.0
-    before = threading.active_count()
+    before = psutil.Process().num_threads()
     for _ in range(3):
         assert blobs.names(store, "sha256-0a") == ("a:latest",)
         now[0] += 30.0
-    assert threading.active_count() == before + 1
-    assert Blobs(patience=0.05).names((tmp_path / "manifests" / "..",), "sha256-0a") == ()  # nothing was known
-    waiting = [thread for thread in threading.enumerate() if thread.name == "model store"]
-    assert len(waiting) == 2
-    while any(thread.is_alive() for thread in waiting):
+    assert psutil.Process().num_threads() == before, "the one that had looked before hangs"
+    ignorant = Blobs(patience=0.05)
+    assert ignorant.names((tmp_path / "manifests" / "..",), "sha256-0a") == ()  # nothing was known
+    assert psutil.Process().num_threads() == before + 1
+    while blobs._looks or ignorant._looks:
         os.close(os.open(hanging, os.O_RDWR))  # a writer, who comes and goes
     assert blobs.names(store, "sha256-0a") == ("a:latest",)
-    assert threading.active_count() == before
+    assert psutil.Process().num_threads() == before + 1
+
+
+def test_a_thread_that_dies_as_it_is_born_is_not_taken_for_a_disk_that_hangs(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    blobs = Blobs(patience=0.05)
+    manifest(tmp_path, "registry.ollama.ai/library/a/latest", "sha256:0a")
+    with monkeypatch.context() as deadly:
+        deadly.setattr(_thread, "start_new_thread", lambda *_: 1)
+        assert blobs.names((tmp_path,), "sha256-0a") == ()
+    assert blobs.names((tmp_path,), "sha256-0a") == ("a:latest",)
 
 
 # --- the stage -------------------------------------------------------------------------------------------------------

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import _thread
 import asyncio
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Coroutine
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from exporter import loop
 from exporter.loop import Found, Loop
+
+ROOT = Path(__file__).parents[1]
 
 FOUND: Found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("192.0.2.1", 80))]
 MANY = 40
@@ -116,3 +123,55 @@ def test_an_answer_that_nobody_waits_for_is_no_error(caplog: pytest.LogCaptureFi
 
     run(names, main())
     assert caplog.records == []
+
+
+def test_a_thread_that_dies_as_it_is_born_delays_a_name_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    names, begin, dead = Names(), _thread.start_new_thread, list[int]()
+
+    def start(*what: Any) -> int:
+        if dead:
+            return begin(*what)
+        dead.append(1)
+        return 1
+
+    async def main() -> None:
+        assert await find("here") == FOUND
+        assert names.asked == ["here"]
+
+    monkeypatch.setattr(_thread, "start_new_thread", start)
+    monkeypatch.setattr(loop, "_LONG", 0.01)
+    run(names, main())
+    assert dead
+
+
+def test_without_any_thread_a_name_is_not_found_for_now(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> int:
+        raise RuntimeError("can't start new thread")
+
+    async def main() -> None:
+        with pytest.raises(socket.gaierror) as failed:
+            await find("here")
+        assert failed.value.errno == socket.EAI_AGAIN
+
+    monkeypatch.setattr(_thread, "start_new_thread", refuse)
+    run(Names(), main())
+
+
+HANGS = """
+import asyncio, time
+from exporter.loop import Loop
+
+async def main():
+    looks = [asyncio.create_task(asyncio.to_thread(time.sleep, 3600)) for _ in range(3)]
+    names = asyncio.create_task(asyncio.get_running_loop().getaddrinfo("a", 80))
+    await asyncio.sleep(0.05)
+    return 7
+
+with asyncio.Runner(loop_factory=lambda: Loop(lambda *_: time.sleep(3600))) as runner:
+    raise SystemExit(runner.run(main()))
+"""
+
+
+def test_the_program_ends_while_threads_hang() -> None:
+    done = subprocess.run([sys.executable, "-c", HANGS], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (7, "", "")

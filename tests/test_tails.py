@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import gzip
 import json
 import os
@@ -466,6 +467,20 @@ def test_both_streams_of_a_container_are_followed_after_its_history(engine: Engi
     tail.close()
     assert "tail=10000" in engine.queries[0]
     assert "since=" in engine.queries[1]
+
+
+def test_a_thread_that_dies_as_it_is_born_does_not_silence_a_container(
+    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine.write("01", "old")
+    tail = container(tmp_path)
+    assert tail.history() == (b"old",)
+    engine.write("02", "one")
+    with monkeypatch.context() as deadly:
+        deadly.setattr(_thread, "start_new_thread", lambda *_: 1)
+        assert tail.read(1000).lines == ()
+    assert until(tail, 1) == ["one"]
+    tail.close()
 
 
 def test_a_container_that_ends_and_starts_again_is_followed_on_without_a_line_twice(

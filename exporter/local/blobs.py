@@ -7,8 +7,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
-from contextlib import suppress
+from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -37,7 +36,7 @@ class _Index:
 
 @dataclass(frozen=True, slots=True)
 class _Look:
-    """At a store, in a thread of its own. `until`: as long as it is waited for, by the clock."""
+    """At a store, in a thread. `until`: as long as it is waited for, by the clock."""
 
     index: Future[_Index]
     until: float
@@ -52,7 +51,7 @@ class Blobs:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic, keep: float = 30.0, patience: float = 1.0) -> None:
         self._clock, self._keep, self._patience = clock, keep, patience
-        self._lock, self._threads = threading.Lock(), Threads("model store")
+        self._lock, self._threads = threading.Lock(), Threads(_STORES_MAX)
         self._known: dict[Store, _Index] = {}
         self._looks: dict[Store, _Look] = {}
 
@@ -60,8 +59,14 @@ class Blobs:
         """The models in this store whose weights are this blob (`sha256-<hex>`), canonical and sorted."""
         look = self._due(store)
         if look is not None:
-            with suppress(TimeoutError):
+            try:
                 look.index.result(max(0.0, look.until - self._clock()))
+            except TimeoutError:
+                if look.index.cancel():  # it has not begun
+                    with self._lock:
+                        self._looks.pop(store, None)
+            except CancelledError:  # another one was first to find that
+                pass
         with self._lock:
             index = self._known.get(store)
             return index.names.get(blob, ()) if index else ()

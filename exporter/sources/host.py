@@ -66,7 +66,7 @@ class HostSource:
         self._list = processes
         self._environment = environment
         self._look_within = _LOOK_SHARE * watch.within
-        self._kernel, self._table, self._disk = Lane("host"), Lane("host processes"), Lane("host store")
+        self._kernel, self._table, self._disk = Lane(), Lane(), Lane()
         self._ill: frozenset[str] = frozenset()
         self._modes: dict[str, float] = {}
         self._serves: tuple[psutil.Process, ...] = ()

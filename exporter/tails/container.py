@@ -12,6 +12,7 @@ from typing import Protocol
 from exporter.dockerd import Daemon
 from exporter.model import Failed, Lacking
 from exporter.tails import LINE_MAX, Batch
+from exporter.threads import Threads
 
 _HISTORY_LINES = 10_000
 _WAITING_MAX = 2_000
@@ -58,6 +59,7 @@ class ContainerTail:
             try:
                 piece = self._stream.pieces.get(timeout=_PAUSE)
             except queue.Empty:
+                self._stream.attend()
                 return Batch(tuple(lines), size)
             if piece is None:  # the container has ended, or the engine has
                 self._stream = None
@@ -107,7 +109,12 @@ class _Stream:
         self.pieces: queue.Queue[bytes | None] = queue.Queue(_WAITING_MAX)
         self._made = made
         self._stopped = threading.Event()
-        threading.Thread(target=self._run, name="container log", daemon=True).start()
+        self._thread = Threads(1)
+        self._thread.submit(self._run)
+
+    def attend(self) -> None:
+        """Nothing has come: there may be nobody who waits for it."""
+        self._thread.attend()
 
     def stop(self) -> None:
         self._stopped.set()

@@ -738,7 +738,7 @@ def test_a_disk_that_hangs_takes_the_store_alone_and_one_thread(
         disk.released.set()
     assert [record.message for record in caplog.records] == ["host: store: no answer in time"], "told once"
     monkeypatch.setattr(psutil, "disk_usage", well)
-    while any(thread.name == "host store" for thread in threading.enumerate()):
+    while host._disk._last is not None and not host._disk._last.done():
         time.sleep(0.001)
     assert look(host).keys() == whole
 
