@@ -23,6 +23,8 @@ from tests.chaos.trouble import Victim, done
 
 PATIENCE = 60.0
 """Seconds at most until a page shows a fault, or its end. Much more than it takes, so that only its absence fails."""
+LONGEST = 360.0
+"""Seconds until it is given up; it takes 60."""
 _COMPLAINT = re.compile(r"^.* ERROR .*$|^Traceback.*$|^\S*(?:Error|Exception): .*$", re.MULTILINE)
 
 
@@ -160,7 +162,12 @@ def main() -> None:
     name, folder = sys.argv[1], Path(sys.argv[2])
     play = importlib.import_module(f"tests.chaos.{name}").play
     started = time.monotonic()
-    seen: Seen = asyncio.run(play(folder))
+
+    async def in_time() -> Seen:
+        async with asyncio.timeout(LONGEST):
+            return await play(folder)
+
+    seen = asyncio.run(in_time())
     seen.took = time.monotonic() - started
     seen.write(folder / "seen.json")
 

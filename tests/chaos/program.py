@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import re
@@ -50,6 +51,7 @@ class Program:
         program = ["-c", _HASTENED] if hasten else ["-m", "exporter"]
         self._command = [*wrapper, sys.executable, *program, "--config.file", str(self._config)]
         self._env = {name: value for name, value in os.environ.items() if not name.startswith("OLLAMA")} | env
+        self._env["PYTHONFAULTHANDLER"] = "1"
         self.port = port
         self.configure(settings)
         self._client = httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=20.0)
@@ -69,11 +71,20 @@ class Program:
                 await asyncio.sleep(0.1)
         return self
 
-    async def __aexit__(self, *_: object) -> None:
+    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
         await self._client.aclose()
+        if kind is not None and self.alive:
+            sys.stderr.write(f"{self.name} {self._last_words()}\n")
         if self.popen.poll() is None:
             self.popen.kill()
         self.popen.wait()
+
+    def _last_words(self) -> str:
+        """What its threads are at, and its log. It is gone after that."""
+        self.popen.send_signal(signal.SIGABRT)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.popen.wait(5)
+        return f"was here when it was given up:\n{self.log()[-3000:]}"
 
     async def answers(self) -> bool:
         try:
@@ -93,7 +104,10 @@ class Program:
     def end(self) -> int:
         """Its exit code after SIGTERM."""
         self.popen.send_signal(signal.SIGTERM)
-        return self.popen.wait(20)
+        try:
+            return self.popen.wait(20)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"{self.name} does not end; it {self._last_words()}") from None
 
     async def reload(self) -> None:
         answer = await self._client.post("/-/reload")

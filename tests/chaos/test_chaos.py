@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos import pages
+from tests.chaos import house, pages
 from tests.chaos.house import Seen
 from tests.chaos.table import FAULTS, Fault
 from tests.chaos.verdict import judge
@@ -27,8 +27,8 @@ ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "reliability.md"
 HOUSES = tuple(dict.fromkeys(fault.house for fault in FAULTS))
 OWN_NAMESPACES = ("unshare", "--net", "--mount", "--pid", "--fork", "--mount-proc", "--kill-child")
-LONGEST = 400
-"""Seconds for a house; it takes one."""
+LONGEST = house.LONGEST + 40
+"""Seconds for a house, and for what it says when it is given up."""
 
 pytestmark = pytest.mark.timeout(LONGEST + 60)
 Playing = dict[str, Future[Seen]]
@@ -54,15 +54,15 @@ def playing() -> Iterator[Playing]:
         pytest.fail(message) if os.environ.get("CI") == "true" else pytest.skip(message)
     prometheus = debian.prometheus().path
     with tempfile.TemporaryDirectory(prefix="chaos-") as folder, ThreadPoolExecutor(len(HOUSES)) as pool:
-        yield {house: pool.submit(_play, house, Path(folder) / house, prometheus) for house in HOUSES}
+        yield {name: pool.submit(_play, name, Path(folder) / name, prometheus) for name in HOUSES}
 
 
-def _play(house: str, folder: Path, prometheus: Path) -> Seen:
+def _play(name: str, folder: Path, prometheus: Path) -> Seen:
     folder.mkdir()
-    command = [*OWN_NAMESPACES, sys.executable, "-m", "tests.chaos.house", f"house_{house}", str(folder)]
+    command = [*OWN_NAMESPACES, sys.executable, "-m", "tests.chaos.house", f"house_{name}", str(folder)]
     env = {**os.environ, "PROMETHEUS": str(prometheus)}
     done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=LONGEST, check=False)
-    assert done.returncode == 0, f"the house {house} fell down:\n{done.stderr[-5000:]}"
+    assert done.returncode == 0, f"the house {name} fell down:\n{done.stderr[-5000:]}"
     return Seen.read(folder / "seen.json")
 
 
@@ -78,12 +78,12 @@ def test_a_fault_is_told_with_its_reason_harms_nobody_else_and_leaves_nothing(fa
 
 
 def test_every_fault_that_happened_is_in_the_table(playing: Playing) -> None:
-    happened = {(house, fault) for house, future in playing.items() for fault in future.result().outcomes}
+    happened = {(name, fault) for name, future in playing.items() for fault in future.result().outcomes}
     assert happened == {(fault.house, fault.name) for fault in FAULTS}
 
 
 def test_the_page_tells_what_was_seen(playing: Playing, update_golden: bool) -> None:
-    page = pages.page(FAULTS, {house: future.result() for house, future in playing.items()})
+    page = pages.page(FAULTS, {name: future.result() for name, future in playing.items()})
     if update_golden:
         PAGE.write_text(page, encoding="utf-8")
     assert page == PAGE.read_text("utf-8")
