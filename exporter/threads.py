@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import _thread
 import asyncio
+import errno
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -19,6 +20,8 @@ from typing import Any, TypeAlias, TypeVar
 
 _IDLE = 30.0
 """Seconds after which a thread that has nothing to do ends. More than lies between two looks at the machine."""
+_BIRTH = 5.0
+"""Seconds after which a thread that has not begun is taken for dead."""
 
 _T = TypeVar("_T")
 _Job: TypeAlias = tuple[Future[Any], Callable[[], Any]]
@@ -113,6 +116,18 @@ class Threads(Executor):
                     self._alive -= 1
                     return None
             return self._handed.get()  # it was handed over just now
+
+
+def apart(act: Callable[[], _T]) -> _T:
+    """What `act` returns, in a thread of its own that ends with it. Raises OSError when none can be begun."""
+    answer: Future[_T] = Future()
+    try:
+        _thread.start_new_thread(_do, (answer, act))
+        return answer.result(_BIRTH)
+    except (RuntimeError, MemoryError, TimeoutError) as error:
+        if answer.cancel():
+            raise OSError(errno.EAGAIN, "no thread can be started") from error
+    return answer.result()
 
 
 def _do(future: Future[Any], act: Callable[[], Any]) -> None:

@@ -24,6 +24,10 @@ ROOT = Path(__file__).parents[1]
 Begin = Callable[..., int]
 
 
+def refuse(*_: object) -> int:
+    raise RuntimeError("can't start new thread")
+
+
 @pytest.fixture
 def stillborn(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The next thread is told to have begun, and never lives."""
@@ -104,13 +108,13 @@ def test_a_loop_that_has_closed_is_not_told(caplog: pytest.LogCaptureFixture) ->
 def test_a_thread_that_cannot_be_started_leaves_the_lane_free(
     monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
-    def refuse(*_: object) -> int:
+    def fail(*_: object) -> int:
         raise error
 
     async def use() -> None:
         lane = Lane()
         with monkeypatch.context() as no_threads:
-            no_threads.setattr(_thread, "start_new_thread", refuse)
+            no_threads.setattr(_thread, "start_new_thread", fail)
             with pytest.raises(type(error)):
                 await lane.run(lambda: 1, 30)
         assert await lane.run(lambda: 1, 30) == 1
@@ -120,10 +124,6 @@ def test_a_thread_that_cannot_be_started_leaves_the_lane_free(
 
 def test_where_one_thread_lives_the_work_waits_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
     pool, release = Threads(2), threading.Event()
-
-    def refuse(*_: object) -> int:
-        raise RuntimeError("can't start new thread")
-
     first = pool.submit(release.wait, 30)
     while not first.running():
         time.sleep(0.001)
@@ -234,6 +234,50 @@ def test_an_error_is_not_kept_by_itself() -> None:
         assert gone() is None
     finally:
         gc.enable()
+
+
+def test_what_is_done_apart_is_done_in_a_thread_that_ends() -> None:
+    before = psutil.Process().num_threads()
+    assert threads.apart(threading.get_ident) != threading.get_ident()
+    while psutil.Process().num_threads() > before:
+        time.sleep(0.001)
+
+
+@pytest.mark.parametrize("error", [TimeoutError, RuntimeError, MemoryError, OSError, SystemExit])
+def test_what_fails_apart_fails_here(error: type[BaseException]) -> None:
+    def fail() -> None:
+        raise error("of its own")
+
+    with pytest.raises(error, match="of its own"):
+        threads.apart(fail)
+
+
+def test_who_takes_long_apart_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    begin, begun, release = _thread.start_new_thread, threading.Event(), threading.Event()
+
+    def start(*what: object) -> int:
+        number = begin(*what)  # type: ignore[arg-type]
+        assert begun.wait(30)
+        threading.Timer(0.01, release.set).start()
+        return number
+
+    def slow() -> int:
+        begun.set()
+        assert release.wait(30)
+        return 4
+
+    monkeypatch.setattr(threads, "_BIRTH", 0.0)
+    with monkeypatch.context() as patient:
+        patient.setattr(_thread, "start_new_thread", start)
+        assert threads.apart(slow) == 4
+
+
+@pytest.mark.parametrize("begin", [refuse, lambda *_: 1], ids=["refused", "stillborn"])
+def test_without_a_thread_nothing_is_done_apart(monkeypatch: pytest.MonkeyPatch, begin: Begin) -> None:
+    monkeypatch.setattr(threads, "_BIRTH", 0.01)
+    monkeypatch.setattr(_thread, "start_new_thread", begin)
+    with pytest.raises(OSError, match="no thread can be started"):
+        threads.apart(lambda: pytest.fail("nobody waits for it any more"))
 
 
 BIRTHS = """

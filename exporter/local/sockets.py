@@ -13,10 +13,11 @@ import os
 import socket
 import struct
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TypeVar
+
+from exporter.threads import apart
 
 _T = TypeVar("_T")
 
@@ -106,22 +107,12 @@ def inside(namespace: str | None, act: Callable[[], _T]) -> _T:
     """
     if namespace is None:
         return act()
-    done: list[_T] = []
-    failed: list[BaseException] = []
 
-    def visit() -> None:
-        try:
-            _enter(namespace)
-            done.append(act())
-        except BaseException as error:  # noqa: BLE001 - raised again, in the thread that asked
-            failed.append(error)
+    def visit() -> _T:
+        _enter(namespace)
+        return act()
 
-    visitor = threading.Thread(target=visit, name="namespace", daemon=True)
-    visitor.start()
-    visitor.join()
-    if failed:
-        raise failed[0]
-    return done[0]
+    return apart(visit)
 
 
 def is_ours(address: str) -> bool:
