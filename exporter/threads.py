@@ -27,24 +27,6 @@ _T = TypeVar("_T")
 _Job: TypeAlias = tuple[Future[Any], Callable[[], Any]]
 
 
-class Lane:
-    """Where one thing after the other is done, in a thread. What hangs is not followed by another, so that threads do
-    not pile up; what it finds in the end is nobody's any more."""
-
-    def __init__(self) -> None:
-        self._threads = Threads(1)
-        self._last: Future[Any] | None = None
-
-    async def run(self, act: Callable[[], _T], within: float) -> _T:
-        """Raises TimeoutError when it takes longer than `within` seconds, or the one before still hangs."""
-        if self._last is not None and not self._last.done():
-            raise TimeoutError
-        answer = self._threads.submit(act)
-        self._last = answer
-        async with asyncio.timeout(within):
-            return await asyncio.wrap_future(answer)
-
-
 class Threads(Executor):
     """`most` threads at most, begun when they are needed. Who gives up waits for `cancel()` of what has not begun, by
     which it is forgotten."""
@@ -116,6 +98,27 @@ class Threads(Executor):
                     self._alive -= 1
                     return None
             return self._handed.get()  # it was handed over just now
+
+
+class Lane(Threads):
+    """Where one thing after the other is done, in a thread. What hangs is not followed by another, so that threads do
+    not pile up; what it finds in the end is nobody's any more."""
+
+    def __init__(self) -> None:
+        super().__init__(1)
+        self._last: Future[Any] | None = None
+
+    def submit(self, fn: Callable[..., _T], /, *args: Any, **kwargs: Any) -> Future[_T]:
+        self._last = answer = super().submit(fn, *args, **kwargs)
+        return answer
+
+    async def run(self, act: Callable[[], _T], within: float) -> _T:
+        """Raises TimeoutError when it takes longer than `within` seconds, or the one before still hangs."""
+        if self._last is not None and not self._last.done():
+            raise TimeoutError
+        answer = asyncio.get_running_loop().run_in_executor(self, act)
+        async with asyncio.timeout(within):
+            return await answer
 
 
 def apart(act: Callable[[], _T]) -> _T:
