@@ -80,7 +80,7 @@ class Seen:
         for _ in range(10):
             files.append(program.files)
             await asyncio.sleep(0.1)
-        self.memory.setdefault(program.name, []).append(program.resident)
+        self.memory.setdefault(program.name, []).append(await program.memory())
         self.files.setdefault(program.name, []).append(min(files))
 
 
