@@ -453,6 +453,41 @@ def cgroup(folder: Path, ollama: FakeContainer, version: int, kills: int) -> Non
 
 
 @pytest.mark.parametrize("version", [1, 2])
+async def test_want_of_memory_that_the_engine_tells_is_no_kill_where_the_kernel_counts(
+    engine: FakeEngine, watched: Watched, folder: Path, version: int
+) -> None:
+    ollama = engine.add("ollama")
+    cgroup(folder, ollama, version, kills=0)
+    await watched.look()
+    for at in (2017.0, 2017.1, 2018.0):
+        engine.happens(ollama, "oom", at)
+    cgroup(folder, ollama, version, kills=2)
+    assert (await watched.look())(catalog.CONTAINER_OOM_KILLS) == 2
+    engine.happens(ollama, "oom", 2032.0)
+    engine.happens(ollama, "die", 2032.1, exitCode="137")
+    ollama.status, ollama.finished, ollama.exit_code, ollama.pid = "exited", 2032.1, 137, None
+    assert (await watched.look())(catalog.CONTAINER_OOM_KILLS) == 3, "its end is told by the engine alone"
+
+
+async def test_a_counter_that_was_shown_does_not_fall_when_the_kernel_knows_better(
+    engine: FakeEngine, watched: Watched, folder: Path
+) -> None:
+    ollama = engine.add("ollama")
+    cgroup(folder, ollama, 1, kills=0)
+    place = folder / f"cgroup/memory/docker/{ollama.id}/memory.oom_control"
+    await watched.look()
+    place.unlink()
+    for at in (2017.0, 2017.1):
+        engine.happens(ollama, "oom", at)
+    assert (await watched.look())(catalog.CONTAINER_OOM_KILLS) == 2
+    cgroup(folder, ollama, 1, kills=1)
+    assert (await watched.look())(catalog.CONTAINER_OOM_KILLS) == 2
+    engine.happens(ollama, "oom", 2047.0)
+    cgroup(folder, ollama, 1, kills=2)
+    assert (await watched.look())(catalog.CONTAINER_OOM_KILLS) == 2
+
+
+@pytest.mark.parametrize("version", [1, 2])
 async def test_the_kernel_tells_of_kills_that_the_engine_told_as_one(
     engine: FakeEngine, watched: Watched, folder: Path, version: int
 ) -> None:

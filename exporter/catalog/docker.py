@@ -47,9 +47,9 @@ CONTAINER_RESTARTS = Family(
 CONTAINER_OOM_KILLS = Family(
     "ollama_container_oom_kills_total", "counter",
     "Processes of the server's container that the kernel killed because the container's memory was at its limit, since the"
-    " exporter first saw it: the largest of the engine's events, the container's OOMKilled and, where the exporter can read it,"
-    " the kernel's own count. A runner may be killed while the container runs on. A lower bound: several kills at once can be"
-    " told as one.",
+    " exporter first saw it: the kernel's own count where the exporter can read it, else the larger of the engine's events and"
+    " the container's OOMKilled. A runner may be killed while the container runs on. The engine tells of want of memory"
+    " rather than of kills: several at once may be one to it.",
     _S,
 )  # fmt: skip
 CONTAINER_CPU = Family(

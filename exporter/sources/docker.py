@@ -214,7 +214,8 @@ class DockerSource:
 
 @dataclass(slots=True)
 class _Run:
-    """From a start of the container to the next. Each number is a lower bound of the OOM kills in it."""
+    """From a start of the container to the next. `kernel` and `flagged` are lower bounds of the OOM kills in it. What
+    the engine has `told` is want of memory: with cgroup v1 that is not yet a kill, and several kills may be one."""
 
     started: float
     told: int = 0
@@ -249,7 +250,9 @@ class History:
         return self._folded + sum(run.kills for run in self._runs)
 
     def see(self, container: Container, events: Iterable[Event], until: float, kernel_kills: int | None) -> None:
-        """`events` are those since the last look, none after `until` (Unix time on the engine's clock)."""
+        """`events` are those since the last look, none after `until`: Unix time on the engine's clock, before
+        `kernel_kills` was read."""
+        told_before = {run.started: run.told for run in self._runs}
         for event in sorted(events, key=lambda event: event.at):
             if event.action == "start" and event.at > self._newest:
                 self._start(event.at)
@@ -262,7 +265,7 @@ class History:
         if started is not None and self._newest < started < until - _LATE:  # no event told of it
             self._start(started)
             self._newest = started + _SAME
-        self._look_at(container, kernel_kills)
+        self._look_at(container, kernel_kills, told_before)
         while len(self._runs) > _RUNS_MAX:
             self._folded += self._runs.pop(0).kills
 
@@ -279,7 +282,7 @@ class History:
         self.restarts += 1
         self._runs.append(_Run(at))
 
-    def _look_at(self, container: Container, kernel_kills: int | None) -> None:
+    def _look_at(self, container: Container, kernel_kills: int | None, told_before: Mapping[float, int]) -> None:
         started = container.started
         run = next((run for run in self._runs if started and started <= run.started <= started + _SAME), None)
         if run is None:  # its event is still to come
@@ -289,6 +292,7 @@ class History:
         if kernel_kills is not None:
             since, before = self._kernel_before
             run.kernel = max(run.kernel, kernel_kills - (before if since == started else 0))
+            run.told = max(told_before.get(run.started, 0), min(run.told, run.kernel))  # what has been shown stays
 
     def _run_at(self, at: float) -> _Run:
         return next((run for run in reversed(self._runs) if run.started <= at), self._runs[0])
