@@ -7,7 +7,6 @@ its ten seconds hold up every other name, the sources that look at this machine,
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import socket
 from collections.abc import Callable
 from concurrent.futures import Executor
@@ -61,8 +60,7 @@ class Loop(asyncio.SelectorEventLoop):
         answer = asyncio.wrap_future(asked, loop=self)
         try:
             while not (await asyncio.wait({answer}, timeout=_LONG))[0]:
-                with contextlib.suppress(RuntimeError, MemoryError):
-                    self._resolvers.attend()
+                self._resolvers.attend()
             return answer.result()
         finally:
             answer.cancel()

@@ -11,15 +11,19 @@ import _thread
 import asyncio
 import errno
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Executor, Future
+from concurrent.futures import Executor, Future, InvalidStateError
+from contextlib import suppress
 from functools import partial
 from queue import Empty, SimpleQueue
 from typing import Any, TypeAlias, TypeVar
 
 _IDLE = 30.0
 """Seconds after which a thread that has nothing to do ends. More than lies between two looks at the machine."""
+_SOON = 0.05
+"""Seconds until there may be memory again."""
 _BIRTH = 5.0
 """Seconds after which a thread that has not begun is taken for dead."""
 
@@ -52,7 +56,7 @@ class Threads(Executor):
                 self._waiting.popleft()
             self._waiting.append(job)
         try:
-            self.attend()
+            self._begin()
         except (RuntimeError, MemoryError):
             with self._lock:
                 if not self._alive and job in self._waiting:
@@ -61,8 +65,12 @@ class Threads(Executor):
         return future
 
     def attend(self) -> None:
-        """Begins a thread if something waits for one and there may be one more. `submit` does; who waits for long does
-        it again, in case that thread died as it was born."""
+        """For who waits for long: begins a thread in place of one that died as it was born, if it can."""
+        with suppress(RuntimeError, MemoryError):
+            self._begin()
+
+    def _begin(self) -> None:
+        """A thread, if something waits for one and there may be one more."""
         with self._lock:
             wanted = bool(self._waiting) and self._alive < self._most
         if wanted:
@@ -73,15 +81,16 @@ class Threads(Executor):
             if self._alive >= self._most:  # more were begun before the first of them was counted
                 return
             self._alive += 1
+        job: _Job | None = None
         while True:
             try:
                 if (job := self._next()) is None:
                     return
                 _do(*job)
-            except MemoryError:  # whoever waits for the answer gives up in time; the next one may have it
-                pass
-            finally:
-                job = None
+            except MemoryError as error:  # not even room to tell it
+                if job is not None:
+                    _tell(job[0], error)
+            job = None
 
     def _next(self) -> _Job | None:
         """None: it is time to end."""
@@ -131,6 +140,15 @@ def apart(act: Callable[[], _T]) -> _T:
         if answer.cancel():
             raise OSError(errno.EAGAIN, "no thread can be started") from error
     return answer.result()
+
+
+def _tell(future: Future[Any], error: MemoryError) -> None:
+    """As soon as there is room. What nobody was told of would be under way forever."""
+    while not future.done():
+        with suppress(MemoryError, InvalidStateError):
+            future.set_exception(error)
+            return
+        time.sleep(_SOON)
 
 
 def _do(future: Future[Any], act: Callable[[], Any]) -> None:

@@ -201,17 +201,32 @@ def test_want_of_memory_is_told_to_who_asked_and_the_thread_goes_on() -> None:
     pool = Threads(1)
 
     class Starving(Future[int]):
+        """Twice there is not even room to tell."""
+
+        tries = 0
+
         def set_result(self, _: int) -> None:
             raise MemoryError
+
+        def set_exception(self, error: BaseException | None) -> None:
+            self.tries += 1
+            if self.tries < 2:
+                raise MemoryError
+            super().set_exception(error)
 
     def starve() -> None:
         raise MemoryError
 
     with pytest.raises(MemoryError):
         pool.submit(starve).result(30)
+    starving = Starving()
     with pool._lock:
-        pool._waiting.append((Starving(), lambda: 1))  # there is not even room to tell
-    pool.attend()
+        pool._waiting.append((starving, lambda: 1))
+    while not starving.done():
+        assert pool.submit(lambda: 2).result(30) == 2
+    with pytest.raises(MemoryError):
+        starving.result()
+    assert starving.tries == 2
     assert pool.submit(lambda: 2).result(30) == 2
     assert pool._alive == 1
 
