@@ -134,6 +134,13 @@ class Wire:
         await self.hang_up()
         await self._server.wait_closed()
 
+    async def give_way(self, other: Wire) -> None:
+        """Close every connection; `other` listens in our place. Nobody is refused: whoever comes meanwhile waits."""
+        other._listener = self._server.sockets[0].dup()
+        await self.stop()
+        await other.listen()
+        other._listener = None
+
     async def hang_up(self) -> None:
         """Close every connection, keep listening."""
         for task in tuple(self._tasks):

@@ -8,6 +8,7 @@ import shutil
 import time
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 
 from exporter import catalog
@@ -16,7 +17,7 @@ from tests.chaos.house import Play, Seen
 from tests.chaos.judge import Judge
 from tests.chaos.network import NXDOMAIN, SERVFAIL, SILENT, Link, Names, Relay
 from tests.chaos.program import QUIET, Program
-from tests.chaos.trouble import HASTY, LOADED, SHY, WELL, Answering, Victim, answering, loaded_size
+from tests.chaos.trouble import HASTY, LOADED, SHY, WELL, Act, Answering, Victim, answering, loaded_size
 from tests.faults import FAULTS
 from tests.wire import CLOSE, HANG, RESET, Request, Script, Wire, answer, json_answer, make_authority
 
@@ -124,16 +125,7 @@ class House:
         name = self.name("gone")
         self.add("the server is gone", _victim(name, wire.url, wire.stop, wire.listen, "refused", DOWN))
         wire, name = await self.wire(), self.name("replaced")
-        other = Wire({}, port=wire.port)
-
-        async def replace() -> None:
-            await wire.stop()
-            await other.listen()
-
-        async def restore() -> None:
-            await other.stop()
-            await wire.listen()
-
+        replace, restore = _swap(wire, Wire())
         self.add("another program on the port", _victim(name, wire.url, replace, restore, "http_4xx", DOWN))
 
     async def links(self) -> None:
@@ -244,12 +236,11 @@ class House:
         victim("the CA is rotated", "rotated", wire, rotate, trust, "tls", trusted).anew = True
         wire = await self.wire(tls=first.server("good"))
         wire.routes.update(SHY)
-        plain = Wire(on_accept=[HANG], port=wire.port)
-        begin, end = _swap(wire, plain)
+        begin, end = _swap(wire, Wire(on_accept=[HANG]))
         victim("the TLS handshake hangs", "hanging", wire, begin, end, "connect_timeout", first.ca)
         for greeting in ([b"HTTP/1.1 400 Bad Request\r\n\r\n"], [CLOSE], [RESET]):
             wire = await self.wire(tls=first.server("good"))
-            begin, end = _swap(wire, Wire(on_accept=greeting, port=wire.port))
+            begin, end = _swap(wire, Wire(on_accept=greeting))
             victim("a server without TLS", "plain", wire, begin, end, "tls", first.ca)
 
 
@@ -288,16 +279,8 @@ def _nothing() -> None:
     """It is done to another at the same time."""
 
 
-def _swap(wire: Wire, other: Wire) -> tuple[object, object]:
-    async def begin() -> None:
-        await wire.stop()
-        await other.listen()
-
-    async def end() -> None:
-        await other.stop()
-        await wire.listen()
-
-    return begin, end
+def _swap(wire: Wire, other: Wire) -> tuple[Act, Act]:
+    return partial(wire.give_way, other), partial(other.give_way, wire)
 
 
 async def play(folder: Path) -> Seen:
