@@ -27,6 +27,7 @@ from exporter.local.processes import Process, Table
 from exporter.local.sockets import Listener
 from exporter.local.whereis import Finder, parse_fib_trie, parse_if_inet6, parse_listening
 from exporter.model import Lacking
+from tests.living import alive
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="asks the Linux kernel")
 
@@ -550,18 +551,18 @@ def test_a_disk_that_hangs_is_waited_for_once_and_what_was_known_stays(tmp_path:
     hanging.parent.mkdir()
     os.mkfifo(hanging)  # to open it waits for a writer
     now[0] = 30.0
-    before = psutil.Process().num_threads()
+    before = alive()
     for _ in range(3):
         assert blobs.names(store, "sha256-0a") == ("a:latest",)
         now[0] += 30.0
-    assert psutil.Process().num_threads() == before, "the one that had looked before hangs"
+    assert not alive() - before, "the one that had looked before hangs"
     ignorant = Blobs(patience=0.05)
     assert ignorant.names((tmp_path / "manifests" / "..",), "sha256-0a") == ()  # nothing was known
-    assert psutil.Process().num_threads() == before + 1
+    assert len(alive() - before) == 1
     while blobs._looks or ignorant._looks:
         os.close(os.open(hanging, os.O_RDWR))  # a writer, who comes and goes
     assert blobs.names(store, "sha256-0a") == ("a:latest",)
-    assert psutil.Process().num_threads() == before + 1
+    assert len(alive() - before) == 1
 
 
 def test_a_thread_that_dies_as_it_is_born_is_not_taken_for_a_disk_that_hangs(

@@ -14,11 +14,11 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
 
-import psutil
 import pytest
 
 from exporter import threads
 from exporter.threads import Lane, Threads
+from tests.living import alive
 
 ROOT = Path(__file__).parents[1]
 Begin = Callable[..., int]
@@ -157,12 +157,12 @@ def test_who_attends_to_it_gets_what_a_stillborn_thread_did_not_do(stillborn: li
 
 
 def test_threads_are_begun_when_they_are_needed_and_no_more_than_allowed() -> None:
-    pool, release, before = Threads(3), threading.Event(), psutil.Process().num_threads()
+    pool, release, before = Threads(3), threading.Event(), alive()
     for _ in range(20):
         assert pool.submit(lambda: 1).result(30) == 1
         while not pool._idle:
             time.sleep(0.001)
-    assert psutil.Process().num_threads() == before + 1, "the same one each time"
+    assert len(alive() - before) == 1, "the same one each time"
     waiting = [pool.submit(release.wait, 30) for _ in range(10)]
     while sum(one.running() for one in waiting) < 3:
         time.sleep(0.001)
@@ -187,13 +187,13 @@ def test_what_is_given_up_before_it_begins_is_not_kept() -> None:
 
 def test_idle_threads_end_and_others_are_begun(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(threads, "_IDLE", 0.01)
-    pool, before = Threads(4), psutil.Process().num_threads()
+    pool, before = Threads(4), alive()
     for _ in range(3):
         assert [one.result(30) for one in [pool.submit(int, n) for n in range(9)]] == list(range(9))
         while pool._alive:
             time.sleep(0.001)
         assert pool._idle == 0
-    while psutil.Process().num_threads() > before:
+    while alive() - before:
         time.sleep(0.001)
 
 
@@ -252,9 +252,9 @@ def test_an_error_is_not_kept_by_itself() -> None:
 
 
 def test_what_is_done_apart_is_done_in_a_thread_that_ends() -> None:
-    before = psutil.Process().num_threads()
+    before = alive()
     assert threads.apart(threading.get_ident) != threading.get_ident()
-    while psutil.Process().num_threads() > before:
+    while alive() - before:
         time.sleep(0.001)
 
 
