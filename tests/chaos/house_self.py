@@ -336,7 +336,8 @@ async def bench(
     log: Callable[[Path], Path] | None = None, level: str = "info", may_complain: str = "(?!)", measured: bool = True,
     interval: int = 1, watched: bool = False,
 ) -> None:  # fmt: skip
-    """`measured`: whether the time between two polls of neighbours and the time for a page say something."""
+    """`measured`: whether the time between two polls of neighbours and the time for a page say something. `watched`: it
+    looks at its machine every second, and its memory is what it has allocated."""
     async with AsyncExitStack() as stack:
         names = {"neighbour": WELL, "neighbour-anew": SHY, **dict.fromkeys(servers, WELL), **dict.fromkeys(shy, SHY)}
         wires = {name: await stack.enter_async_context(Wire(dict(routes))) for name, routes in names.items()}

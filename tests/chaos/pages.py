@@ -28,8 +28,8 @@ page is scraped three times per poll, and every scrape is held to what must alwa
 - **Recovery without help**, from the end of the fault alone, unless the table says what it takes.
 - **Memory and files flat.** After the second time the process is as large as after the first (within 10 MiB), and has
   as many files open (within ten). Faults of one table share an exporter, in the third table each has its own. Under
-  "little memory" it is what is allocated and not freed that stays: the resident set grows by up to 50 MB of the 64 that
-  come and go, in pieces that the few things that stay keep from being given back.
+  "little memory" it is what is allocated and not freed that stays: of the 64 MB that come and go, the resident set kept
+  20 to 41 after three rounds and 56 after twelve, in pieces that the few things that stay keep from being given back.
 - **No crash**, no error of ours in the log, and exit code 0 after SIGTERM.
 
 """

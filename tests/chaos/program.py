@@ -24,8 +24,6 @@ QUIET = {name: {"mode": "off"} for name in ("native", "sockets", "runner", "logs
 _HASTENED = """
 from exporter.config import planning
 planning.HOST_EVERY, planning.HOST_WITHIN = 1.0, 2.0
-from exporter.__main__ import main
-raise SystemExit(main())
 """
 _TELLS = """
 import ctypes, os, signal, sys
@@ -45,6 +43,10 @@ def tell(*_):
 signal.signal(signal.SIGUSR2, tell)
 """
 """Python's small blocks, of 512 bytes at most, and what the C library has handed out."""
+_RUNS = """
+from exporter.__main__ import main
+raise SystemExit(main())
+"""
 _SAMPLE = re.compile(r"^([a-z_]+)(?:\{(.*)\})? (\S+)$", re.MULTILINE)
 _SERVER = re.compile(r'(?:^|,)server="([^"]*)"')
 
@@ -69,8 +71,8 @@ class Program:
         self.name = f"exporter-{port}"
         self._config, self._log = folder / f"{self.name}.yml", log or folder / f"{self.name}.log"
         self._held = folder / f"{self.name}.held" if holds else None
-        code = _TELLS * holds + _HASTENED * hasten
-        program = ["-c", code] if hasten else ["-m", "exporter"]
+        before = _HASTENED * hasten + _TELLS * holds
+        program = ["-c", before + _RUNS] if before else ["-m", "exporter"]
         self._command = [*wrapper, sys.executable, *program, "--config.file", str(self._config)]
         self._env = {name: value for name, value in os.environ.items() if not name.startswith("OLLAMA")} | env
         self._env |= {"PYTHONFAULTHANDLER": "1", "HELD": str(self._held)}
